@@ -1,0 +1,194 @@
+"""The two interfaces behind every compiler and runtime. Checks live here, work in ``_impl``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevision.errors import InputError, UnavailableError, UsageError
+from edgevision.types import Availability, LayerInfo, TensorSpec
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """Batch sizes of one optimization profile: smallest, the one tuned for, largest."""
+
+    min: int = 1
+    opt: int = 1
+    max: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise UsageError(
+                f"batch sizes must satisfy 1 <= min <= opt <= max, "
+                f"got {self.min}, {self.opt}, {self.max}"
+            )
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build may depend on beside the ONNX file.
+
+    Attributes:
+        batch: sizes that the artifact must accept.
+        compute_capabilities: SM names to build for, e.g. ``("86", "89")``; empty: this machine's.
+        workspace_mb: limit of the builder's scratch memory, None for the backend's default.
+        timing_cache: file read and rewritten by builders that have one.
+        progress: called with (phase, done, total) while building.
+    """
+
+    batch: ShapeRange = field(default_factory=ShapeRange)
+    compute_capabilities: tuple[str, ...] = ()
+    workspace_mb: int | None = None
+    timing_cache: Path | None = None
+    progress: Callable[[str, int, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a backend built: a file and its metadata (kept in a sidecar, never inside the file).
+
+    ``meta`` holds plain JSON values: backend, versions, flags, compute capabilities, onnx_sha256.
+    ``layers`` is the layer report taken at build time; empty where only an opened session has one.
+    """
+
+    backend: str
+    path: Path
+    meta: dict[str, Any] = field(default_factory=dict)
+    layers: tuple[LayerInfo, ...] = ()
+
+
+class Runner(ABC):
+    """An opened artifact. A context manager; not safe for use by several threads at once.
+
+    ``outputs_reused`` says whether the arrays from ``infer`` are overwritten by the next call
+    (True) or belong to the caller (False).
+    """
+
+    outputs_reused: ClassVar[bool] = False
+
+    def __init__(
+        self, input_specs: tuple[TensorSpec, ...], output_specs: tuple[TensorSpec, ...]
+    ) -> None:
+        self.input_specs = input_specs
+        self.output_specs = output_specs
+        self._names = frozenset(spec.name for spec in input_specs)
+        self._closed = False
+
+    def infer(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Run once.
+
+        Args:
+            inputs: one C-contiguous array for each of ``input_specs``, by name.
+
+        Returns:
+            One array for each of ``output_specs``, by name.
+
+        Raises:
+            InputError: a name, shape or dtype does not fit; says expected and actual.
+            UsageError: the runner was closed.
+        """
+        if self._closed:
+            raise UsageError("This runner was closed; open it again to infer.")
+        if inputs.keys() != self._names:
+            raise InputError(f"Inputs expected: {sorted(self._names)}, given: {sorted(inputs)}.")
+        for spec in self.input_specs:
+            array = inputs[spec.name]
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"Input '{spec.name}' must be a numpy array, got {type(array)}.")
+            if not spec.accepts(array.shape, array.dtype.name):
+                given = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+                raise InputError(f"Input expected: {spec}, given: {given}.")
+        return self._infer_impl(inputs)
+
+    def close(self) -> None:
+        """Free everything; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close_impl()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]: ...
+
+    @abstractmethod
+    def _close_impl(self) -> None: ...
+
+
+class Backend(ABC):
+    """One vendor SDK: builds an artifact from ONNX, opens it, reports its layers.
+
+    The SDK is imported inside methods, so listing backends imports none.
+    """
+
+    name: ClassVar[str]
+    artifact_suffix: ClassVar[str]  # of the file that ``build`` writes, e.g. ".engine"
+
+    @abstractmethod
+    def is_available(self) -> Availability:
+        """Whether building works here, with the version found or what is missing."""
+
+    def can_run(self) -> Availability:
+        """Whether opened artifacts run here; some SDKs build on machines that cannot run."""
+        return self.is_available()
+
+    def build(self, onnx: Path, output: Path, options: BuildOptions | None = None) -> Artifact:
+        """Turn ``onnx`` into the file ``output``, written to a temporary name and renamed.
+
+        Raises:
+            UnavailableError: the SDK is missing, or cannot build for what was asked.
+            ModelError: the SDK refuses the graph; names the node and the reason.
+            StorageError: the file cannot be written.
+        """
+        self._require(self.is_available())
+        if not onnx.is_file():
+            raise InputError(f"No ONNX file at {onnx}.")
+        return self._build_impl(onnx, output, options or BuildOptions())
+
+    def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
+        """Open a built artifact for inference. ``threads``: CPU threads, None for the SDK's own.
+
+        Raises:
+            UnavailableError: artifacts of this backend cannot run here.
+            InputError: the file is missing or damaged.
+        """
+        self._require(self.can_run())
+        if not artifact.path.is_file():
+            raise InputError(f"No artifact at {artifact.path}.")
+        return self._open_impl(artifact, threads)
+
+    def layer_report(self, artifact: Artifact) -> tuple[LayerInfo, ...]:
+        """Every layer with the precision it runs in, in execution order."""
+        return artifact.layers or self._layer_report_impl(artifact)
+
+    def _require(self, availability: Availability) -> None:
+        if not availability.ok:
+            raise UnavailableError(f"Backend '{self.name}': {availability.reason}")
+
+    @abstractmethod
+    def _build_impl(self, onnx: Path, output: Path, options: BuildOptions) -> Artifact: ...
+
+    @abstractmethod
+    def _open_impl(self, artifact: Artifact, threads: int | None) -> Runner: ...
+
+    @abstractmethod
+    def _layer_report_impl(self, artifact: Artifact) -> tuple[LayerInfo, ...]: ...
