@@ -95,7 +95,8 @@ class Preprocessing:
     @cached_property
     def shift(self) -> Float32:
         """(C,) float32: what is added after ``scale``, ``-mean / std``."""
-        return (-np.asarray(self.mean, np.float64) / np.asarray(self.std)).astype(np.float32)
+        shift: Float32 = (-np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
+        return shift
 
     def geometry(self, image: npt.NDArray[Any]) -> Uint8:
         """Resize and convert one image.

@@ -6,9 +6,8 @@ import logging
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.logging import RichHandler
 
@@ -27,6 +26,9 @@ _COMMANDS = (
     "targets",
     "doctor",
 )
+
+# Typer carries click under its own name since 0.26, so the class is taken from Typer.
+_CLICK_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="edgevision",
@@ -78,10 +80,10 @@ def run_command(arguments: list[str]) -> int:
     def call() -> None:
         try:
             code = app(args=arguments, prog_name="edgevision", standalone_mode=False)
-        except click.ClickException as error:
+        except _CLICK_ERROR as error:
             error.show()
             raise SystemExit(error.exit_code) from None
-        except click.exceptions.Abort:
+        except typer.Abort:
             raise KeyboardInterrupt from None
         if isinstance(code, int) and code:
             raise SystemExit(code)
