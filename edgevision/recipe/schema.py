@@ -1,0 +1,98 @@
+"""The recipe: every field that ``compress`` obeys, with its default and its bounds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSection(_Section):
+    """The network's input, where it is not the data set's default.
+
+    A field left out keeps the data set's value; see ``edgevision.preprocessing.Preprocessing``.
+    """
+
+    size: tuple[int, int] | None = None
+    color: Literal["rgb", "gray"] | None = None
+    resize: Literal["stretch", "crop", "letterbox"] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    crop_fraction: float | None = Field(default=None, gt=0, le=1)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+
+class PruneSection(_Section):
+    """Structured pruning: the fields of ``edgevision.pruning.PruneConfig`` and the fine-tuning.
+
+    ``fine_tune`` overrides the fine-tuning's training fields; ``distill`` weighs the FP32
+    baseline's outputs against the labels there, 0 for labels only.
+    """
+
+    macs: float | None = Field(default=None, gt=0, lt=1)
+    params: float | None = Field(default=None, gt=0, lt=1)
+    ratio: float | None = Field(default=None, gt=0, lt=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    fine_tune: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> PruneSection:
+        given = [n for n in ("macs", "params", "ratio") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of macs, params, ratio; got {given or 'none'}")
+        return self
+
+
+class QuantizeSection(_Section):
+    """Post-training quantization to INT8.
+
+    Attributes:
+        method: how the calibrator turns what it saw into ranges.
+        images: size of the calibration set, drawn class-balanced from the training split.
+    """
+
+    method: str = "percentile"
+    images: int = Field(default=512, ge=1, le=100_000)
+
+
+class VerifySection(_Section):
+    """What the result must prove.
+
+    Attributes:
+        max_accuracy_drop: percentage points that the task's metric may lose against FP32.
+        speedup: how many times faster than FP32 it must be; None: faster at all.
+        latency_ms: highest p50 of the device latency at batch 1, None for no bound.
+        seconds: at most this long is measured, less when the interval is narrow before.
+        threads: CPU threads of both sides, None for the backend's own choice.
+    """
+
+    max_accuracy_drop: float = Field(default=1.0, ge=0, le=100)
+    speedup: float | None = Field(default=None, gt=0)
+    latency_ms: float | None = Field(default=None, gt=0)
+    seconds: float = Field(default=20.0, gt=0, le=3600)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+
+
+class Recipe(_Section):
+    """All of one compression. ``train`` overrides fields of the model's default training recipe."""
+
+    model: str
+    data: str
+    target: str = "cpu"
+    task: str = "classification"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    input: InputSection = InputSection()
+    train: dict[str, Any] = Field(default_factory=dict)
+    prune: PruneSection | None = None
+    quantize: QuantizeSection | None = QuantizeSection()
+    verify: VerifySection = VerifySection()
+    build: bool = True
