@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.errors import InputError, UnavailableError, UsageError
+from edgevision.errors import InputError, ModelError, UnavailableError, UsageError
 from edgevision.types import Availability, LayerInfo, TensorSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -67,6 +67,21 @@ class Artifact:
     layers: tuple[LayerInfo, ...] = ()
 
 
+def check_batch(specs: tuple[TensorSpec, ...], batch: ShapeRange) -> None:
+    """Refuse batch sizes that a graph with a fixed first axis cannot take.
+
+    Raises:
+        ModelError: an input's first axis is a number and ``batch`` asks for others.
+    """
+    for spec in specs:
+        fixed = spec.shape[0] if spec.shape else None
+        if isinstance(fixed, int) and (batch.min, batch.max) != (fixed, fixed):
+            raise ModelError(
+                f"Input {spec} has a fixed batch of {fixed}, asked for: {batch.min} to {batch.max}.",
+                hint="Export the model with a dynamic batch, or ask for that batch size.",
+            )
+
+
 class Runner(ABC):
     """An opened artifact. A context manager; not safe for use by several threads at once.
 
@@ -82,13 +97,15 @@ class Runner(ABC):
         self.input_specs = input_specs
         self.output_specs = output_specs
         self._names = frozenset(spec.name for spec in input_specs)
+        self._fits: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}  # last one that passed
         self._closed = False
 
     def infer(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Run once.
 
         Args:
-            inputs: one C-contiguous array for each of ``input_specs``, by name.
+            inputs: one array for each of ``input_specs``, by name; any memory layout, but one
+                that is not C-contiguous is copied first.
 
         Returns:
             One array for each of ``output_specs``, by name.
@@ -105,9 +122,12 @@ class Runner(ABC):
             array = inputs[spec.name]
             if not isinstance(array, np.ndarray):
                 raise InputError(f"Input '{spec.name}' must be a numpy array, got {type(array)}.")
-            if not spec.accepts(array.shape, array.dtype.name):
-                given = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
-                raise InputError(f"Input expected: {spec}, given: {given}.")
+            given = (array.shape, array.dtype)
+            if self._fits.get(spec.name) != given:
+                if not spec.accepts(array.shape, array.dtype.name):
+                    text = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+                    raise InputError(f"Input expected: {spec}, given: {text}.")
+                self._fits[spec.name] = given
         return self._infer_impl(inputs)
 
     def close(self) -> None:
@@ -170,7 +190,10 @@ class Backend(ABC):
         Raises:
             UnavailableError: artifacts of this backend cannot run here.
             InputError: the file is missing or damaged.
+            UsageError: ``threads`` is below 1.
         """
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, got {threads}.")
         self._require(self.can_run())
         if not artifact.path.is_file():
             raise InputError(f"No artifact at {artifact.path}.")
