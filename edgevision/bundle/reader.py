@@ -1,0 +1,91 @@
+"""Opens a bundle: folder or zip, checked from end to end before anything in it is used."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+
+from edgevision.bundle import integrity
+from edgevision.bundle.archive import extract
+from edgevision.bundle.manifest import ArtifactEntry, Manifest, parse_manifest
+from edgevision.errors import BundleError
+
+
+class Bundle:
+    """A checked bundle on disk. A context manager: a zip's temporary folder goes with it.
+
+    Attributes:
+        source: what was opened.
+        folder: where the files lie now.
+        manifest: what they are.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        folder: Path,
+        manifest: Manifest,
+        temporary: TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.source = source
+        self.folder = folder
+        self.manifest = manifest
+        # Cleaned up at the latest when the object goes, also where nobody calls close.
+        self._finalizer = weakref.finalize(self, temporary.cleanup) if temporary else None
+
+    def path(self, entry: ArtifactEntry | str) -> Path:
+        """The file of an artifact.
+
+        Raises:
+            BundleError: the manifest does not name it.
+        """
+        name = entry if isinstance(entry, str) else entry.path
+        return self.folder / self.manifest.artifact(name).path
+
+    def by_role(self, role: str) -> list[ArtifactEntry]:
+        """Runnable artifacts with that role, in the manifest's order."""
+        return [entry for entry in self.manifest.runnable() if entry.role == role]
+
+    def close(self) -> None:
+        """Remove the temporary folder of a zip; a second call does nothing."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle and check every byte of it.
+
+    The manifest's form is checked first, then the size and hash of every file; nothing is parsed
+    before. A zip is unpacked into a temporary folder, which lives as long as the bundle.
+
+    Raises:
+        BundleError: there is no bundle, or it is damaged, tampered with or of an unknown version;
+            the message says expected and actual.
+    """
+    source = Path(path)
+    if source.is_dir():
+        manifest = parse_manifest(integrity.read_manifest_bytes(source))
+        integrity.check_folder(source, manifest)
+        return Bundle(source, source, manifest)
+    if not source.is_file():
+        raise BundleError(f"No bundle at {source}.", hint="Give the folder or zip of a bundle.")
+    temporary = TemporaryDirectory(prefix="edgevision-bundle-")
+    try:
+        manifest = extract(source, Path(temporary.name))
+    except BaseException:
+        temporary.cleanup()
+        raise
+    return Bundle(source, Path(temporary.name), manifest, temporary)
