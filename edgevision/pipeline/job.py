@@ -1,0 +1,168 @@
+"""One compression in progress: the recipe resolved into the things that the stages work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevision.errors import ModelError, RecipeError
+from edgevision.files import digest, files_of, sha256_file
+from edgevision.pipeline.store import StageResult
+from edgevision.preprocessing import Preprocessing
+from edgevision.recipe import InputSection, Recipe, merge, validate
+from edgevision.tasks import get_task
+
+if TYPE_CHECKING:
+    from edgevision.data.base import DataSplits
+    from edgevision.models.checkpoint import ModelCard
+    from edgevision.pruning import PruneConfig
+    from edgevision.targets import Target
+    from edgevision.tasks.base import Task
+    from edgevision.train import TrainConfig
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (what is going on, done, total, a note such as loss and accuracy)."""
+
+
+def silent(phase: str, done: int, total: int, note: str = "") -> None:
+    """Progress that goes nowhere."""
+
+
+@dataclass
+class Job:
+    """What the stages read. ``results`` fills up as they finish, by stage name."""
+
+    recipe: Recipe
+    target: Target
+    task: Task
+    data: DataSplits
+    preprocessing: Preprocessing
+    train: TrainConfig
+    checkpoint: Path | None
+    card: ModelCard | None
+    prune: PruneConfig | None
+    fine_tune: TrainConfig | None
+    progress: Progress = silent
+    results: dict[str, StageResult] = field(default_factory=dict)
+
+    def done(self, stage: str) -> StageResult:
+        """The result of an earlier stage."""
+        return self.results[stage]
+
+    def key(self, stage: str) -> str | None:
+        """The key of an earlier stage's result, None where it was not asked for."""
+        return self.results[stage].key if stage in self.results else None
+
+    def data_digest(self) -> dict[str, str]:
+        """The manifest hashes of both splits."""
+        return {
+            "train": self.data.train.fingerprint(),
+            "validation": self.data.validation.fingerprint(),
+        }
+
+
+def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
+    """Resolve ``recipe``: target, task, data, model reference and training recipes.
+
+    Raises:
+        UsageError: unknown target or task.
+        UnavailableError: the target's backend cannot build here and the recipe wants a build.
+        DataError, ModelError, RecipeError: what the recipe names cannot be used.
+    """
+    from edgevision.backends import get_backend
+    from edgevision.data import load_data
+    from edgevision.targets import load_target
+
+    task = get_task(recipe.task)
+    target = load_target(recipe.target)
+    if recipe.build:
+        backend = get_backend(target.backend)
+        availability = backend.is_available()
+        if not availability.ok:
+            from edgevision.errors import UnavailableError
+
+            raise UnavailableError(
+                f"Target '{target.name}' is built by '{target.backend}': {availability.reason}",
+                hint="Use --no-build to stop at the INT8 ONNX graph and build on the device, "
+                "or see `edgevision doctor`.",
+            )
+    checkpoint, card = _checkpoint(recipe.model)
+    progress("reading the data", 0, 1, recipe.data)
+    data = load_data(recipe.data, image_size=recipe.input.size)
+    progress("reading the data", 1, 1, recipe.data)
+    base = Preprocessing.from_dict(card.preprocessing) if card else data.preprocessing
+    preprocessing = resolve_input(base, recipe.input)
+    if card and tuple(card.labels) != tuple(data.labels):
+        raise ModelError(
+            f"The checkpoint {recipe.model} knows {len(card.labels)} classes "
+            f"({_some(card.labels)}), the data {len(data.labels)} ({_some(data.labels)}).",
+            hint="Train it on this data first: edgevision train, with train.weights set to it.",
+        )
+    from edgevision.train import TrainConfig, default_config
+
+    reference = card.reference if card else recipe.model
+    default = default_config(reference).model_dump()
+    given = merge({"seed": recipe.seed}, recipe.train)
+    train = validate(TrainConfig, merge(default, given), "recipe.train")
+    prune, fine_tune = _pruning(recipe, default)
+    return Job(
+        recipe, target, task, data, preprocessing, train, checkpoint, card, prune, fine_tune,
+        progress,
+    )  # fmt: skip
+
+
+def model_digest(recipe: Recipe, checkpoint: Path | None) -> str:
+    """What the model is, as a hash: a checkpoint's files, a factory's source or a name."""
+    if checkpoint is not None:
+        return digest(files_of(checkpoint))
+    file = Path(recipe.model.rpartition(":")[0])
+    if file.suffix == ".py" and file.is_file():
+        return digest({"file": sha256_file(file), "factory": recipe.model.rpartition(":")[2]})
+    return digest({"name": recipe.model})
+
+
+def resolve_input(base: Preprocessing, section: InputSection) -> Preprocessing:
+    """``base`` with the recipe's input fields put in; means follow a change of colour."""
+    given: dict[str, Any] = section.model_dump(exclude_none=True)
+    if "size" in given:
+        given["height"], given["width"] = given.pop("size")
+    values = {**base.to_dict(), **given}
+    channels = 1 if values["color"] == "gray" else 3
+    for name in ("mean", "std"):
+        if len(values[name]) != channels and name not in given:
+            values[name] = [sum(values[name]) / len(values[name])] * channels
+    return Preprocessing.from_dict(values)
+
+
+def _checkpoint(model: str) -> tuple[Path | None, ModelCard | None]:
+    folder = Path(model)
+    if not folder.is_dir():
+        return None, None
+    from edgevision.models.checkpoint import read_card
+
+    return folder, read_card(folder)
+
+
+def _pruning(
+    recipe: Recipe, default: dict[str, Any]
+) -> tuple[PruneConfig | None, TrainConfig | None]:
+    if recipe.prune is None:
+        return None, None
+    from edgevision.pruning import PruneConfig
+    from edgevision.train import TrainConfig
+
+    section = recipe.prune
+    clash = {"macs", "params", "ratio"} & section.options.keys()
+    if clash:
+        raise RecipeError(f"recipe.prune.options: {sorted(clash)} stand beside options, not in it.")
+    target = section.model_dump(include={"macs", "params", "ratio"}, exclude_none=True)
+    given = {"seed": recipe.seed, **section.options, **target}
+    prune = validate(PruneConfig, given, "recipe.prune.options")
+    tune = merge(default, {"seed": recipe.seed, **section.fine_tune})
+    return prune, validate(TrainConfig, tune, "recipe.prune.fine_tune")
+
+
+def _some(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels[:4]) + (", …" if len(labels) > 4 else "")

@@ -1,0 +1,1 @@
+"""The stages of ``compress``, one file each, in the order of the flow."""

@@ -1,0 +1,60 @@
+"""export: the FP32 baseline and, where there is one, the pruned network as ONNX, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevision.files import write_json
+from edgevision.pipeline.job import Job
+from edgevision.pipeline.store import Stage
+from edgevision.types import TensorSpec
+
+INPUT_NAME = "images"
+CHECK_IMAGES = 16
+
+
+class Export(Stage[Job]):
+    """Outputs ``model.fp32.onnx``, ``model.pruned.fp32.onnx`` when pruned, and ``check.json``."""
+
+    name = "export"
+
+    def depends(self, job: Job) -> dict[str, Any]:
+        return {
+            "baseline": job.key("baseline"),
+            "prune": job.key("prune"),
+            "opset": job.target.opset,
+        }
+
+    def run(self, job: Job, work: Path) -> None:
+        sources = {"model.fp32.onnx": job.done("baseline")}
+        if "prune" in job.results:
+            sources["model.pruned.fp32.onnx"] = job.done("prune")
+        checks = {}
+        for index, (name, source) in enumerate(sources.items()):
+            job.progress("exporting", index, len(sources), name)
+            checks[name] = export_checkpoint(job, source.path("checkpoint"), work / name)
+        job.progress("exporting", len(sources), len(sources), "")
+        write_json(work / "check.json", checks)
+
+
+def export_checkpoint(job: Job, checkpoint: Path, path: Path) -> dict[str, Any]:
+    """Export one checkpoint and compare it with torch on real validation images."""
+    from edgevision.export import check_against_torch, export_onnx
+    from edgevision.models.checkpoint import load_checkpoint
+
+    module, _ = load_checkpoint(checkpoint)
+    export_onnx(
+        module,
+        path,
+        input_spec=TensorSpec(INPUT_NAME, ("batch", *job.preprocessing.input_shape)),
+        output_names=job.task.output_names,
+        opset=job.target.opset,
+    )
+    data = job.data.validation
+    count = min(CHECK_IMAGES, len(data))
+    picked = np.linspace(0, len(data) - 1, count).astype(int)
+    pixels = np.stack([job.preprocessing.geometry(data.image(int(i))) for i in picked])
+    return check_against_torch(path, module, job.preprocessing.normalize(pixels)).to_dict()

@@ -1,0 +1,101 @@
+"""prune: structured pruning with fine-tuning and distillation after every step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevision.files import write_json
+from edgevision.pipeline.job import Job
+from edgevision.pipeline.store import Stage
+from edgevision.tasks.base import LossOptions
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Prune(Stage[Job]):
+    """Outputs ``checkpoint/``, ``table.json`` (per layer, before and after), ``metrics.json``.
+
+    Interrupted, it prunes the finished steps again (the same weights give the same choice) and
+    takes their fine-tuned weights from the checkpoints.
+    """
+
+    name = "prune"
+    resumes = True
+
+    def depends(self, job: Job) -> dict[str, Any]:
+        assert job.prune is not None
+        assert job.fine_tune is not None
+        return {
+            "baseline": job.key("baseline"),
+            "prune": job.prune.model_dump(mode="json"),
+            "fine_tune": job.fine_tune.model_dump(mode="json"),
+            "round_to": job.target.round_to,
+        }
+
+    def run(self, job: Job, work: Path) -> None:
+        from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
+        from edgevision.pruning import prune
+        from edgevision.train import evaluate, fit
+
+        assert job.prune is not None
+        assert job.fine_tune is not None
+        tune = job.fine_tune
+        source = job.done("baseline").path("checkpoint")
+        teacher, _ = load_checkpoint(source)
+        module, card = load_checkpoint(source)
+
+        def after_step(pruned: torch.nn.Module, step: int, steps: int) -> None:
+            fit(
+                pruned,
+                job.data,
+                job.preprocessing,
+                job.task,
+                tune,
+                folder=work / f"step-{step}",
+                teacher=teacher,
+                progress=partial(job.progress, f"fine-tuning {step + 1}/{steps}"),
+            )
+
+        def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return job.task.loss(outputs, targets, LossOptions())
+
+        job.progress("pruning", 0, 1, "")
+        result = prune(
+            module,
+            example_shape=(1, *job.preprocessing.input_shape),
+            config=job.prune,
+            ignored=job.task.head_layers(module, len(job.data.labels)),
+            round_to=job.target.round_to,
+            batches=lambda: _batches(job),
+            loss=loss,
+            after_step=after_step,
+        )
+        job.progress("pruning", 1, 1, "")
+        metrics = evaluate(result.module, job.data.validation, job.preprocessing, job.task)
+        card = card.model_copy(update={"structure": result.structure, "metrics": metrics})
+        save_checkpoint(work / "checkpoint", result.module, card)
+        write_json(work / "table.json", result.to_dict())
+        write_json(work / "metrics.json", metrics)
+        for folder in work.glob("step-*"):
+            shutil.rmtree(folder)
+
+
+def _batches(job: Job) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    from edgevision.data.loader import BatchLoader
+
+    return iter(
+        BatchLoader(
+            job.data.train,
+            job.preprocessing,
+            job.task,
+            job.train.batch_size,
+            seed=job.recipe.seed,
+            train=True,
+            augment=None,
+        )
+    )

@@ -1,0 +1,61 @@
+"""quantize: calibrate once, then emit one Q/DQ graph per quantization scheme."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgevision.files import write_json
+from edgevision.pipeline.job import Job
+from edgevision.pipeline.store import Stage
+
+BATCH = 32
+
+
+class Quantize(Stage[Job]):
+    """Outputs ``calibration.json``, ``calibration-set.json`` and ``model.int8.SCHEME.onnx``."""
+
+    name = "quantize"
+
+    def depends(self, job: Job) -> dict[str, Any]:
+        assert job.recipe.quantize is not None
+        return {
+            "export": job.key("export"),
+            "quantize": job.recipe.quantize.model_dump(),
+            "seed": job.recipe.seed,
+            "data": job.data_digest()["train"],
+        }
+
+    def run(self, job: Job, work: Path) -> None:
+        from edgevision.data.calibration import sample_calibration
+        from edgevision.quantization import calibrate, emit, scheme_names
+
+        assert job.recipe.quantize is not None
+        section = job.recipe.quantize
+        chosen = sample_calibration(job.data.train, job.task, section.images, job.recipe.seed)
+        chosen.refuse_overlap(job.data.validation)
+        write_json(work / "calibration-set.json", chosen.manifest())
+        graph = float_graph(job)
+        table = calibrate(
+            graph,
+            chosen.batches(job.preprocessing, BATCH),
+            method=section.method,
+            set_digest=chosen.digest,
+            progress=partial(job.progress, "calibrating"),
+        )
+        table.save(work / "calibration.json")
+        reports = {}
+        for index, scheme in enumerate(scheme_names()):
+            job.progress("emitting Q/DQ", index, len(scheme_names()), scheme)
+            report = emit(graph, table, scheme, work / f"model.int8.{scheme}.onnx")
+            reports[scheme] = report.to_dict()
+        job.progress("emitting Q/DQ", len(reports), len(reports), "")
+        write_json(work / "emit.json", reports)
+
+
+def float_graph(job: Job) -> Path:
+    """The float ONNX graph that ships if nothing is quantized: pruned, or else the baseline."""
+    export = job.done("export")
+    pruned = export.path("model.pruned.fp32.onnx")
+    return pruned if pruned.exists() else export.path("model.fp32.onnx")
