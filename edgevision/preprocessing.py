@@ -6,7 +6,7 @@ alone, so the tensor on the device is the tensor that the network was trained on
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -97,6 +97,11 @@ class Preprocessing:
         """(C,) float32: what is added after ``scale``, ``-mean / std``."""
         shift: Float32 = (-np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
         return shift
+
+    def geometry_only(self) -> Preprocessing:
+        """The same geometry and colour with neutral mean and std: equal when geometry is."""
+        neutral = (0.0,) * self.channels, (1.0,) * self.channels
+        return replace(self, mean=neutral[0], std=neutral[1])
 
     def geometry(self, image: npt.NDArray[Any]) -> Uint8:
         """Resize and convert one image.
