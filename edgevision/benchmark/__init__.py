@@ -1,0 +1,18 @@
+"""Honest measurement: interleaved runs, percentiles, ratios with their uncertainty."""
+
+from __future__ import annotations
+
+from edgevision.benchmark.compare import Comparison, RunStats, compare
+from edgevision.benchmark.sampling import BenchConfig, Samples, sample
+from edgevision.benchmark.statistics import Ratio, ratio_of_medians
+
+__all__ = [
+    "BenchConfig",
+    "Comparison",
+    "Ratio",
+    "RunStats",
+    "Samples",
+    "compare",
+    "ratio_of_medians",
+    "sample",
+]

@@ -1,0 +1,119 @@
+"""Which artifact of a bundle this machine runs, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgevision.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgevision.bundle import ArtifactEntry, Manifest
+
+_ROLES = ("baseline", "shipped")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The artifact that was opened.
+
+    Attributes:
+        path, backend, precision, scheme: of the artifact.
+        reason: why this one.
+        passed_over: better ones that cannot run here, each with its reason.
+    """
+
+    path: str
+    backend: str
+    precision: str | None
+    scheme: str | None
+    reason: str
+    passed_over: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.path} on {self.backend}: {self.reason}"]
+        return "\n".join([*lines, *(f"passed over {line}" for line in self.passed_over)])
+
+
+def asked_for(manifest: Manifest, artifact: str) -> ArtifactEntry:
+    """The runnable artifact with that path, or the first one with that role.
+
+    Raises:
+        BundleError: there is no such path.
+        UsageError: no artifact has the role, or the file cannot be run.
+    """
+    if artifact in _ROLES:
+        found = [entry for entry in manifest.runnable() if entry.role == artifact]
+        # By role the ONNX file is meant, which runs anywhere; an engine is for one machine.
+        found.sort(key=lambda entry: entry.kind != "onnx")
+        if not found:
+            raise UsageError(f"The bundle has no artifact with the role '{artifact}'.")
+        return found[0]
+    entry = manifest.artifact(artifact)
+    if entry.kind not in ("onnx", "engine"):
+        names = ", ".join(entry.path for entry in manifest.runnable())
+        raise UsageError(
+            f"'{artifact}' cannot be run. Runnable: {names}, or {' or '.join(_ROLES)}."
+        )
+    return entry
+
+
+def ranked(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
+    """Runnable artifacts, best first: (entry, reason for it, why it cannot run here or None).
+
+    Engines of this machine come first, then the shipped ONNX file, then a candidate of the
+    machine's quantization scheme, then the FP32 baseline, which runs anywhere.
+    """
+    entries = manifest.runnable()
+    for entry in entries:
+        if entry.kind == "engine":
+            yield entry, "an engine built for this machine's GPU", _engine_obstacle(entry)
+    onnx = [entry for entry in entries if entry.kind == "onnx"]
+    for entry in onnx:
+        if entry.role == "shipped":
+            yield entry, _onnx_reason(entry, "the network that the verdict speaks of"), _cpu(entry)
+    for entry in onnx:
+        if entry.role == "candidate" and entry.scheme is not None:
+            yield entry, _onnx_reason(entry, "made for other machines too"), _cpu(entry)
+    for entry in onnx:
+        if entry.role == "baseline":
+            yield entry, "the FP32 baseline, which runs anywhere", None
+
+
+def _onnx_reason(entry: ArtifactEntry, reason: str) -> str:
+    return reason if entry.scheme is None else f"{reason}, of this CPU's scheme {entry.scheme}"
+
+
+def _cpu(entry: ArtifactEntry) -> str | None:
+    """Why an ONNX file is not for this CPU."""
+    if entry.scheme is None:
+        return None
+    from edgevision.devices import this_machine
+    from edgevision.targets import load_target
+
+    scheme = load_target("cpu").scheme
+    if scheme == entry.scheme:
+        return None
+    return (
+        f"its quantization scheme is {entry.scheme}, and that of this CPU "
+        f"({this_machine().name or 'unknown'}) is {scheme or 'none: it has no INT8 dot product'}"
+    )
+
+
+def _engine_obstacle(entry: ArtifactEntry) -> str | None:
+    """Why an engine cannot run here, as far as that can be known before it is opened."""
+    from edgevision.backends import BACKENDS, get_backend
+    from edgevision.devices import this_machine
+
+    if entry.backend is None or entry.backend not in BACKENDS:
+        return f"its backend '{entry.backend}' is unknown to this version"
+    available = get_backend(entry.backend).can_run()
+    if not available.ok:
+        return available.reason
+    here = (this_machine().compute_capability or "").replace(".", "")
+    built = entry.meta.get("compute_capabilities")
+    names = [str(name).replace(".", "") for name in built] if isinstance(built, list) else []
+    if here not in names:
+        return f"built for SM {', '.join(names) or 'unknown'}, this GPU is SM {here or 'unknown'}"
+    return None

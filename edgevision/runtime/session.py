@@ -1,0 +1,260 @@
+"""``load``: opens a bundle and gives back a callable model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevision.errors import BundleError, DataError, InputError, UnavailableError
+from edgevision.preprocessing import Float32
+from edgevision.runtime import inputs
+from edgevision.runtime.choose import Choice, asked_for, ranked
+from edgevision.tasks import get_task
+from edgevision.tasks.base import Prediction
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from edgevision.backends.base import Runner
+    from edgevision.bundle import ArtifactEntry, Bundle
+
+    FileLike = str | Path | Image.Image
+    Images = FileLike | npt.NDArray[Any] | list[Any] | tuple[Any, ...]
+
+_LOG = logging.getLogger("edgevision.runtime")
+_BATCH = 32  # images a call where the artifact accepts any number: bounds memory, keeps the speed
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One file of a folder: its prediction, or the error that made it unreadable."""
+
+    path: Path
+    prediction: Prediction | None = None
+    error: DataError | None = None
+
+
+class Model:
+    """An opened bundle. A context manager; not safe for use by several threads at once.
+
+    Attributes:
+        choice: which artifact runs, and why.
+        labels: class names in head order.
+        preprocessing: from image to tensor.
+        task: decodes outputs and draws predictions.
+        runner: the opened artifact, for callers that hold tensors.
+        bundle: the checked bundle.
+    """
+
+    def __init__(
+        self, bundle: Bundle, runner: Runner, choice: Choice, *, owns_bundle: bool = True
+    ) -> None:
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.runner = runner
+        self.choice = choice
+        self.labels = manifest.labels
+        self.preprocessing = manifest.preprocess()
+        self.task = get_task(manifest.task)
+        self._owns_bundle = owns_bundle
+        self._input, self._batch, self._fixed = _image_input(
+            runner, manifest.artifact(choice.path), self.preprocessing.input_shape
+        )
+
+    @overload
+    def __call__(self, source: FileLike) -> Prediction: ...
+
+    @overload
+    def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, source: npt.NDArray[Any]) -> Any: ...
+
+    def __call__(self, source: Images) -> Prediction | list[Prediction]:
+        """Predict one image or several.
+
+        Args:
+            source: an (H, W, 3) uint8 RGB array, a file's path or a Pillow image; or a list of
+                these, or an (N, H, W, 3) uint8 array.
+
+        Returns:
+            The task's prediction, or a list of as many as there were images.
+
+        Raises:
+            DataError: no readable image, or an array of another shape or dtype.
+        """
+        images, single = inputs.as_images(source)
+        predictions = self._predict(images)
+        return predictions[0] if single else predictions
+
+    def infer(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Run the network on preprocessed tensors; see ``edgevision.backends.base.Runner``."""
+        return self.runner.infer(tensors)
+
+    def preprocess(self, images: Iterable[npt.NDArray[np.uint8]]) -> Float32:
+        """(H, W, 3) uint8 RGB images, at least one, to (N, C, height, width) float32."""
+        return self.preprocessing.normalize(
+            np.stack([self.preprocessing.geometry(image) for image in images])
+        )
+
+    def infer_images(self, images: Sequence[npt.NDArray[np.uint8]]) -> dict[str, npt.NDArray[Any]]:
+        """Outputs for (H, W, 3) uint8 RGB images, each with a leading axis of N; owned."""
+        parts = []
+        for start in range(0, len(images), self._batch):
+            tensor = self.preprocess(images[start : start + self._batch])
+            count = len(tensor)
+            if self._fixed and count < self._batch:
+                tensor = np.concatenate([tensor, *([tensor[-1:]] * (self._batch - count))])
+            outputs = self.runner.infer({self._input: tensor})
+            # Copied where the next call would overwrite them.
+            copy = self.runner.outputs_reused
+            parts.append({k: v[:count].copy() if copy else v[:count] for k, v in outputs.items()})
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _predict(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
+        if not images:
+            return []
+        return self.task.decode(self.infer_images(images), self.labels)
+
+    def predict_folder(self, folder: str | Path) -> Iterator[FileResult]:
+        """Predict every image file under ``folder``, in the order of their paths.
+
+        An unreadable file gives a result with its error, and the next one follows.
+
+        Raises:
+            DataError: there is no such folder, or no image file in it.
+        """
+        return self.predict_files(inputs.image_files(Path(folder)))
+
+    def predict_files(self, paths: Iterable[str | Path]) -> Iterator[FileResult]:
+        """Predict files one by one; see ``predict_folder``."""
+        for path in map(Path, paths):
+            try:
+                yield FileResult(path, prediction=self(path))
+            except DataError as error:
+                yield FileResult(path, error=error)
+
+    def close(self) -> None:
+        """Free the network and the temporary files of a zip; a second call does nothing."""
+        self.runner.close()
+        if self._owns_bundle:
+            self.bundle.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(
+    path: str | Path | Bundle, *, artifact: str | None = None, threads: int | None = None
+) -> Model:
+    """Open a bundle with the best artifact that this machine can run.
+
+    Every hash is checked first. An engine whose compute capability is this GPU's comes before the
+    ONNX file of this CPU's quantization scheme, and that before the FP32 baseline;
+    ``model.choice`` says which was taken and why the others were not.
+
+    Args:
+        path: a bundle's folder or zip, or an opened bundle, which then stays open on close.
+        artifact: path of a runnable artifact in the bundle, or ``"baseline"`` or ``"shipped"``;
+            None to choose.
+        threads: of the CPU, None for the SDK's own choice.
+
+    Raises:
+        BundleError: the bundle is damaged, tampered with or of an unknown version.
+        UnavailableError: nothing in it runs here, or ``artifact`` does not; says why.
+        UsageError: ``artifact`` names nothing that can be run.
+
+    Example:
+        >>> with load("bundle/") as model:
+        ...     print(model("photo.jpg"))
+    """
+    from edgevision.bundle import Bundle, open_bundle
+
+    owned = not isinstance(path, Bundle)
+    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    try:
+        runner, choice = _open(bundle, artifact, threads)
+        try:
+            return Model(bundle, runner, choice, owns_bundle=owned)
+        except BaseException:
+            runner.close()
+            raise
+    except BaseException:
+        if owned:
+            bundle.close()
+        raise
+
+
+def _open(bundle: Bundle, artifact: str | None, threads: int | None) -> tuple[Runner, Choice]:
+    if artifact is not None:
+        entry = asked_for(bundle.manifest, artifact)
+        return _open_entry(bundle, entry, threads), _choice(entry, "asked for", [])
+    passed_over: list[str] = []
+    for entry, reason, obstacle in ranked(bundle.manifest):
+        if obstacle is None:
+            try:
+                return _open_entry(bundle, entry, threads), _choice(entry, reason, passed_over)
+            except (UnavailableError, InputError) as error:
+                # An engine that fits by its sidecar may still be refused, by a driver for instance.
+                if entry.kind != "engine":
+                    raise
+                obstacle = error.message
+                _LOG.warning("%s does not open here: %s", entry.path, obstacle)
+        passed_over.append(f"{entry.path}: {obstacle}")
+    raise UnavailableError(
+        "Nothing in the bundle runs on this machine: " + "; ".join(passed_over or ["it is empty"])
+    )
+
+
+def _open_entry(bundle: Bundle, entry: ArtifactEntry, threads: int | None) -> Runner:
+    from edgevision.backends import get_backend
+    from edgevision.backends.base import Artifact
+
+    name = entry.backend if entry.kind == "engine" and entry.backend else "onnxruntime"
+    return get_backend(name).open(
+        Artifact(name, bundle.path(entry), dict(entry.meta)), threads=threads
+    )
+
+
+def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str]) -> Choice:
+    name = entry.backend if entry.kind == "engine" and entry.backend else "onnxruntime"
+    return Choice(entry.path, name, entry.precision, entry.scheme, reason, tuple(passed_over))
+
+
+def _image_input(
+    runner: Runner, entry: ArtifactEntry, image_shape: tuple[int, int, int]
+) -> tuple[str, int, bool]:
+    """Name of the one image input, images a call, and whether exactly that many are wanted."""
+    if len(runner.input_specs) != 1:
+        raise BundleError(f"'{entry.path}' must have one input, has {len(runner.input_specs)}.")
+    spec = runner.input_specs[0]
+    if not spec.accepts(
+        (1 if isinstance(spec.shape[0], str) else spec.shape[0], *image_shape), "float32"
+    ):
+        raise BundleError(
+            f"'{entry.path}' takes {spec}, but the preprocessing gives float32 images of shape "
+            f"{image_shape}."
+        )
+    batch = spec.shape[0]
+    if isinstance(batch, int):
+        return spec.name, batch, True
+    limits = entry.meta.get("batch")
+    largest = limits.get("max") if isinstance(limits, dict) else None
+    return spec.name, largest if isinstance(largest, int) and largest > 0 else _BATCH, False
