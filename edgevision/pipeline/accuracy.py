@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from edgevision.data.base import ImageDataset
     from edgevision.runtime import Model
-    from edgevision.tasks.base import Task
 
 BATCH = 64
 
@@ -28,7 +25,6 @@ class Accuracy:
 def measure_accuracy(
     model: Model,
     data: ImageDataset,
-    task: Task,
     progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
     """Run every image of ``data`` through ``model``: its preprocessing, its artifact.
@@ -36,13 +32,10 @@ def measure_accuracy(
     Raises:
         DataError: an image cannot be read, or a target lies beyond the head; names it.
     """
-    metric = task.metric(len(model.labels))
-    preprocessing = model.preprocessing
-    name = model.input_name
+    metric = model.task.metric(len(model.labels))
     for start in range(0, len(data), BATCH):
         indices = range(start, min(start + BATCH, len(data)))
-        pixels = np.stack([preprocessing.geometry(data.image(i)) for i in indices])
-        outputs = model.infer({name: preprocessing.normalize(pixels)})
+        outputs = model.infer_images([data.image(i) for i in indices])
         metric.update(outputs, [data.target(i) for i in indices])
         if progress is not None:
             progress(indices.stop, len(data))

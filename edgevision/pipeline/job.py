@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevision.errors import ModelError, RecipeError
+from edgevision.errors import ModelError, RecipeError, UnavailableError
 from edgevision.files import digest, files_of, sha256_file
 from edgevision.pipeline.store import StageResult
 from edgevision.preprocessing import Preprocessing
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (what is going on, done, total, a note such as loss and accuracy)."""
+
+
+_TARGET_SHOWN = {"name", "backend", "scheme", "scheme_reason", "opset", "round_to"}
 
 
 def silent(phase: str, done: int, total: int, note: str = "") -> None:
@@ -55,6 +58,18 @@ class Job:
         """The key of an earlier stage's result, None where it was not asked for."""
         return self.results[stage].key if stage in self.results else None
 
+    def plan(self) -> dict[str, Any]:
+        """Everything that would be done, resolved, as plain JSON values."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "target": self.target.model_dump(mode="json", include=_TARGET_SHOWN),
+            "input": self.preprocessing.to_dict(),
+            "train": None if self.checkpoint else self.train.model_dump(mode="json"),
+            "prune": self.prune.model_dump(mode="json") if self.prune else None,
+            "fine_tune": self.fine_tune.model_dump(mode="json") if self.fine_tune else None,
+            "images": {"train": len(self.data.train), "validation": len(self.data.validation)},
+        }
+
     def data_digest(self) -> dict[str, str]:
         """The manifest hashes of both splits."""
         return {
@@ -81,13 +96,21 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         backend = get_backend(target.backend)
         availability = backend.is_available()
         if not availability.ok:
-            from edgevision.errors import UnavailableError
-
             raise UnavailableError(
                 f"Target '{target.name}' is built by '{target.backend}': {availability.reason}",
                 hint="Use --no-build to stop at the INT8 ONNX graph and build on the device, "
                 "or see `edgevision doctor`.",
             )
+    if recipe.prune is None and (recipe.quantize is None or target.scheme is None):
+        raise RecipeError(
+            "Nothing to compress with: pruning is off, and "
+            + (
+                "quantization is off."
+                if recipe.quantize is None
+                else f"'{target.name}' has no INT8 scheme here ({target.scheme_reason})."
+            ),
+            hint="Prune (--prune-macs 0.5), or choose another target.",
+        )
     checkpoint, card = _checkpoint(recipe.model)
     progress("reading the data", 0, 1, recipe.data)
     data = load_data(recipe.data, image_size=recipe.input.size)

@@ -1,0 +1,141 @@
+"""Puts a bundle together from the stages' results: the draft that is verified, then the final."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgevision.bundle import BundleWriter, Lineage, Verdict, add_engine
+from edgevision.files import digest
+from edgevision.pipeline.candidates import BASELINE, graphs
+from edgevision.pipeline.job import Job
+from edgevision.pipeline.stages.build import artifact_of
+from edgevision.pipeline.stages.export import INPUT_NAME
+from edgevision.types import TensorSpec
+
+GOLDEN_IMAGES = 8
+
+
+def write_bundle(
+    job: Job,
+    folder: Path,
+    *,
+    shipped: str | None = None,
+    verdict: Verdict | None = None,
+    reports: Mapping[str, bytes] | None = None,
+    golden: bool = False,
+) -> None:
+    """Write the bundle of ``job`` to ``folder``.
+
+    Args:
+        shipped: file name of the graph that the verdict speaks of; None in a draft.
+        reports: file name → content, e.g. ``report.html``.
+        golden: add golden images and the outputs of the baseline and the shipped graph.
+    """
+    backend = job.target.backend
+    inputs = [TensorSpec(INPUT_NAME, ("batch", *job.preprocessing.input_shape))]
+    outputs = _output_specs(job)
+    found = graphs(job)
+    with BundleWriter(
+        folder,
+        task=job.recipe.task,
+        labels=job.data.labels,
+        target=job.target.name,
+        inputs=inputs,
+        outputs=outputs,
+        preprocessing=job.preprocessing,
+    ) as writer:
+        writer.add_file(
+            job.done("export").path(BASELINE),
+            BASELINE,
+            kind="onnx",
+            role="baseline",
+            backend="onnxruntime",
+            precision="fp32",
+        )
+        for graph in found:
+            writer.add_file(
+                graph.path,
+                graph.file,
+                kind="onnx",
+                role="shipped" if graph.file == shipped else "candidate",
+                backend="onnxruntime",
+                precision=graph.precision,
+                scheme=graph.scheme,
+                target=job.target.name if graph.wanted else None,
+            )
+        if "quantize" in job.results:
+            table = job.done("quantize").path("calibration.json")
+            writer.add_file(table, "calibration.json", kind="calibration")
+        for name, content in (reports or {}).items():
+            writer.add_bytes(content, name, kind="report")
+        if golden:
+            _add_golden(job, writer, [BASELINE, *([shipped] if shipped else [])])
+        writer.finish(lineage=lineage(job), verdict=verdict)
+    if backend == "onnxruntime":
+        return  # the ONNX files themselves are the artifacts
+    for graph in [g for g in found if g.wanted]:
+        artifact = artifact_of(job, job.done("build"), graph.file)
+        add_engine(
+            folder,
+            job.target.name,
+            artifact.path,
+            {
+                **artifact.meta,
+                "layers": [
+                    {"name": i.name, "operator": i.operator, "precision": i.precision}
+                    for i in artifact.layers
+                ],
+            },
+            backend=backend,
+            precision=graph.precision,
+            scheme=graph.scheme,
+        )
+
+
+def lineage(job: Job) -> Lineage:
+    """What the bundle was made from, all of it by hash."""
+    from edgevision.devices import package_versions
+
+    digests = dict(job.data_digest())
+    if "quantize" in job.results:
+        chosen = job.done("quantize").json("calibration-set.json")
+        digests["calibration"] = digest(chosen)
+    return Lineage(
+        model=job.recipe.model,
+        data=job.recipe.data,
+        recipe=digest(job.recipe.model_dump(mode="json")),
+        digests=digests,
+        stages={
+            name: result.key
+            for name, result in job.results.items()
+            if name not in ("verify", "bundle")
+        },
+        versions=package_versions(),
+    )
+
+
+def _output_specs(job: Job) -> list[TensorSpec]:
+    from edgevision.backends import get_backend
+    from edgevision.backends.base import Artifact
+
+    path = job.done("export").path(BASELINE)
+    with get_backend("onnxruntime").open(Artifact("onnxruntime", path), threads=1) as runner:
+        return list(runner.output_specs)
+
+
+def _add_golden(job: Job, writer: BundleWriter, names: list[str]) -> None:
+    from edgevision.backends import get_backend
+    from edgevision.backends.base import Artifact
+
+    data = job.data.validation
+    picked = np.linspace(0, len(data) - 1, min(GOLDEN_IMAGES, len(data))).astype(int)
+    tensor = writer.add_golden_inputs([data.image(int(i)) for i in picked])
+    paths = {BASELINE: job.done("export").path(BASELINE)}
+    paths |= {graph.file: graph.path for graph in graphs(job)}
+    for name in names:
+        artifact = Artifact("onnxruntime", paths[name])
+        with get_backend("onnxruntime").open(artifact, threads=1) as runner:
+            writer.add_golden_outputs(name, runner.infer({INPUT_NAME: tensor}))

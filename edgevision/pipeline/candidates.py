@@ -1,0 +1,35 @@
+"""The graphs that might ship beside the FP32 baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevision.pipeline.job import Job
+
+BASELINE = "model.fp32.onnx"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file of the bundle. ``wanted``: the target can run it, so it may ship."""
+
+    file: str
+    path: Path
+    precision: str
+    scheme: str | None
+    wanted: bool
+
+
+def graphs(job: Job) -> list[Graph]:
+    """INT8 by scheme, then the pruned float network; at least one is wanted."""
+    found = []
+    if "quantize" in job.results:
+        folder = job.done("quantize").folder
+        for path in sorted(folder.glob("model.int8.*.onnx")):
+            scheme = path.name.removeprefix("model.int8.").removesuffix(".onnx")
+            found.append(Graph(path.name, path, "int8", scheme, scheme == job.target.scheme))
+    pruned = job.done("export").path("model.pruned.fp32.onnx")
+    if pruned.exists():
+        found.append(Graph(pruned.name, pruned, "fp32", None, True))
+    return found

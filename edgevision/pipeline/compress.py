@@ -1,0 +1,138 @@
+"""``compress``: from a model, images and a target to a proven bundle."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevision.files import publish_folder
+from edgevision.pipeline.job import Job, Progress, prepare, silent
+from edgevision.pipeline.stages.baseline import Baseline
+from edgevision.pipeline.stages.build import Build
+from edgevision.pipeline.stages.bundle import BundleStage
+from edgevision.pipeline.stages.export import Export
+from edgevision.pipeline.stages.prune import Prune
+from edgevision.pipeline.stages.quantize import Quantize
+from edgevision.pipeline.stages.verify import Verify
+from edgevision.pipeline.store import Stage, StageResult, StageStore
+from edgevision.pipeline.verdict import Verdict
+from edgevision.recipe import Recipe, load_recipe, merge
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """What ``compress`` left.
+
+    Attributes:
+        bundle: folder of the bundle; when the verdict failed, of the best candidate.
+        report: the HTML page inside it.
+        verdict: whether it may ship.
+        figures: the verify stage's measurements, as in ``verify.json``.
+        stages: each stage's result, by name.
+    """
+
+    bundle: Path
+    report: Path
+    verdict: Verdict
+    figures: dict[str, Any]
+    stages: dict[str, StageResult]
+
+    def raise_for_verdict(self) -> None:
+        """Do nothing when the verdict passed.
+
+        Raises:
+            AccuracyBudgetError: the best candidate loses more accuracy than allowed.
+            NotFasterError: it is not as fast as asked.
+        """
+        error = self.verdict.error()
+        if error is not None:
+            raise error
+
+
+def compress(
+    model: str | Recipe,
+    *,
+    data: str | None = None,
+    target: str | None = None,
+    max_accuracy_drop: float | None = None,
+    recipe: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+) -> CompressResult:
+    """Train or load, prune, quantize, build and prove ``model``, and write a bundle.
+
+    Every finished stage is kept in ``out``; called again with the same arguments, the work goes on
+    where it stopped, and the bundle is the same byte for byte except for measured times.
+
+    Args:
+        model: timm or torchvision name, a family of ours, ``file.py:factory`` or a checkpoint; or
+            a whole ``Recipe``, which takes the place of all the fields below.
+        data: built-in name, image folder, Hugging Face name or parquet folder.
+        target: a name from ``edgevision targets``, or a YAML file.
+        max_accuracy_drop: percentage points that may be lost against FP32.
+        recipe: YAML file or preset with the same fields and more; arguments override it.
+        overrides: further recipe fields, nested, e.g. ``{"prune": {"macs": 0.5}}``.
+        out: folder for stages and bundle; default ``runs/MODEL-DATA-TARGET``.
+        progress: called with (phase, done, total, note).
+
+    Raises:
+        EdgeVisionError: bad input or a target that is not available here; see the exit codes.
+            A failed verdict is no exception: see ``CompressResult.raise_for_verdict``.
+
+    Example:
+        >>> result = compress("cifar-resnet20", data="cifar10", target="cpu", max_accuracy_drop=0.5)
+        >>> result.raise_for_verdict()
+    """
+    if isinstance(model, Recipe):
+        resolved = model
+    else:
+        bounds = {"max_accuracy_drop": max_accuracy_drop}
+        given = {"model": model, "data": data, "target": target, "verify": bounds}
+        resolved = load_recipe(recipe, merge(overrides or {}, given))
+    folder = Path(out) if out is not None else default_folder(resolved)
+    store = StageStore(folder / "stages")
+    with store.locked():
+        job = prepare(resolved, progress)
+        for stage in stages_of(resolved):
+            result = store.run(stage, job)
+            job.results[stage.name] = result
+            if result.reused:
+                progress(f"{stage.name}: kept from an earlier run", 1, 1, "")
+        bundle = _publish(job, folder)
+    figures = job.done("verify").json("verify.json")
+    verdict = Verdict(**{**figures["verdict"], "reasons": tuple(figures["verdict"]["reasons"])})
+    return CompressResult(bundle, bundle / "report.html", verdict, figures, job.results)
+
+
+def stages_of(recipe: Recipe) -> list[Stage[Job]]:
+    """The stages that ``recipe`` asks for, in order."""
+    stages: list[Stage[Job] | None] = [
+        Baseline(),
+        Prune() if recipe.prune else None,
+        Export(),
+        Quantize() if recipe.quantize else None,
+        Build() if recipe.build else None,
+        Verify(),
+        BundleStage(),
+    ]
+    return [stage for stage in stages if stage is not None]
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """``runs/MODEL-DATA-TARGET`` below the working folder."""
+    parts = [Path(recipe.model).name or "model", Path(recipe.data).name or "data", recipe.target]
+    return Path("runs") / "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts)
+
+
+def _publish(job: Job, folder: Path) -> Path:
+    """Copy the stage's bundle to ``folder/bundle`` in one rename; users may move or delete it."""
+    final, work = folder / "bundle", folder / ".bundle.new"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(job.done("bundle").path("bundle"), work)
+    publish_folder(work, final)
+    return final
