@@ -1,0 +1,311 @@
+"""The plain HTML page: one file, no script, nothing loaded from elsewhere, every value escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from edgevision.benchmark import charts
+from edgevision.benchmark.report_schema import ComparisonSection, Report, read_report
+from edgevision.bundle.files import replacing
+
+_CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+_VERDICTS = {0: "Passed", 4: "Accuracy budget not met", 5: "Not faster than the baseline"}
+
+
+def write_html(report: Report | Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page for ``report`` (or its values as in ``report.json``) to ``path``.
+
+    Raises:
+        InputError: the values are no report; says which field.
+    """
+    text = render_html(report if isinstance(report, Report) else read_report(report))
+    with replacing(Path(path)) as file:
+        file.write(text.encode())
+    return Path(path)
+
+
+def render_html(report: Report) -> str:
+    """The page as text. Equal reports give equal pages."""
+    sections = [
+        _header(report),
+        _candidates(report),
+        _latency("Device latency", "Tensor in, tensor out.", report.latency),
+        _latency(
+            "End-to-end latency",
+            "Image file in, prediction out: decoding, preprocessing, network, decoding of outputs.",
+            report.end_to_end,
+        ),
+        _accuracy(report),
+        _layers(report),
+        _pruning(report),
+        _quantization(report),
+        _sizes(report),
+        _facts("Environment", report.environment),
+        _lineage(report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(report.title)}</title><style>{_CSS}</style></head><body><main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    verdict = report.verdict
+    kind = "good" if verdict.passed else "bad"
+    name = _VERDICTS.get(verdict.exit_code, f"Exit code {verdict.exit_code}")
+    tiles = []
+    if verdict.latency is not None:
+        latency = verdict.latency
+        tiles.append(
+            _tile(
+                f"{latency.ratio:.2f} times",
+                "faster" if latency.low > 1 else "as fast, by the interval",
+                f"{latency.baseline:.3f} → {latency.candidate:.3f} ms p50, "
+                f"95 % interval {latency.low:.2f} to {latency.high:.2f}",
+            )
+        )
+    if verdict.accuracy is not None:
+        accuracy = verdict.accuracy
+        tiles.append(
+            _tile(
+                f"{accuracy.candidate:.2f} %",
+                f"{accuracy.metric} accuracy",
+                f"FP32 {accuracy.baseline:.2f} %, drop {accuracy.drop:.2f} of "
+                f"{accuracy.budget:g} points allowed, {accuracy.n_images:,} images",
+            )
+        )
+    small, large = _sizes_by_role(report)
+    if small and large:
+        tiles.append(
+            _tile(f"{large / small:.2f} times", "smaller", f"{_bytes(large)} → {_bytes(small)}")
+        )
+    if report.model.macs is not None:
+        before, after = report.model.macs
+        tiles.append(
+            _tile(f"{before / max(after, 1):.2f} times", "fewer MACs", f"{before:,} → {after:,}")
+        )
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
+    data = f" · data {escape(report.data.reference)}" if report.data else ""
+    return (
+        f'<header><p class="badge {kind}">{escape(name)}</p><h1>{escape(report.title)}</h1>'
+        f"<p>{escape(report.model.task)} · model {escape(report.model.reference)}{data}"
+        f" · target {escape(report.target)}</p>"
+        f'<div class="tiles">{"".join(tiles)}</div>'
+        + (f'<ul class="reasons">{reasons}</ul>' if reasons else "")
+        + "</header>"
+    )
+
+
+def _tile(value: str, label: str, detail: str) -> str:
+    return (
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span>'
+        f"<small>{escape(detail)}</small></div>"
+    )
+
+
+def _candidates(report: Report) -> str:
+    if not report.candidates:
+        return ""
+    rows = [
+        (
+            ("→ " if row.shipped else "") + row.name,
+            f"{row.accuracy:.2f}",
+            f"{row.drop:+.2f}",
+            _number(row.latency_p50_ms),
+            "" if row.ratio is None else f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})",
+            "" if row.bytes is None else _bytes(row.bytes),
+            row.note,
+        )
+        for row in report.candidates
+    ]
+    head = ("Network", "Accuracy %", "Drop", "p50 ms", "Times FP32", "Size", "")
+    return _section("Candidates", _table(head, rows, numbers=(1, 2, 3, 4, 5)))
+
+
+def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
+    if section is None:
+        return ""
+    rows = []
+    for name, run in section.runs.items():
+        ratio = section.ratios.get(name)
+        rows.append(
+            (
+                name,
+                _number(run.latency_p50_ms),
+                _number(run.latency_p90_ms),
+                _number(run.latency_p99_ms),
+                _number(run.latency_mean_ms),
+                f"{run.throughput:,.0f}",
+                f"{run.samples:,}",
+                "1"
+                if ratio is None
+                else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+            )
+        )
+    head = ("Run", "p50 ms", "p90 ms", "p99 ms", "mean ms", "images/s", "samples", "times faster")
+    parts = [f"<p>{escape(note)}</p>", _table(head, rows, numbers=range(1, 8))]
+    parts += [charts.interval(r.value, r.low, r.high) for r in section.ratios.values()]
+    if section.samples_ms:
+        parts.append(
+            f'<div class="pair">{charts.histogram(section.samples_ms)}'
+            f"{charts.strip(section.samples_ms)}</div>"
+        )
+    protocol = section.protocol
+    if protocol:
+        parts.append(
+            "<details><summary>How it was measured</summary>"
+            "<p>Every round calls each run once, in random order, after a warm-up; the interval is "
+            "a block bootstrap over the rounds.</p>" + _pairs(protocol) + "</details>"
+        )
+    return _section(title, "".join(parts))
+
+
+def _accuracy(report: Report) -> str:
+    accuracy = report.verdict.accuracy
+    if accuracy is None or not accuracy.per_class:
+        return ""
+    rows = []
+    for label, (before, after) in accuracy.per_class.items():
+        change = "" if before is None or after is None else f"{after - before:+.2f}"
+        rows.append(
+            f"<tr><td>{escape(label)}</td><td class=n>{_number(before, 2)}</td>"
+            f"<td class=n>{_number(after, 2)}</td><td class=n>{change}</td>"
+            f"<td class=wide>{charts.bar((before or 0) / 100, 0)}"
+            f"{charts.bar((after or 0) / 100, 1)}</td></tr>"
+        )
+    head = "".join(
+        f"<th{' class=n' if number in (1, 2, 3) else ''}>{text}</th>"
+        for number, text in enumerate(("Class", "FP32 %", "Shipped %", "Change", ""))
+    )
+    return _section(
+        "Accuracy by class",
+        f"<div class=scroll><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>",
+    )
+
+
+def _layers(report: Report) -> str:
+    if not report.layers:
+        return ""
+    rows = [
+        (
+            layer.name,
+            layer.operator,
+            layer.asked or "",
+            layer.used,
+            _number(layer.baseline_ms),
+            _number(layer.candidate_ms),
+        )
+        for layer in report.layers
+    ]
+    head = ("Layer", "Operator", "Asked", "Used", "FP32 ms", "Shipped ms")
+    return _section("Layers", _table(head, rows, numbers=(4, 5)))
+
+
+def _pruning(report: Report) -> str:
+    if report.pruning is None:
+        return ""
+    rows = [
+        (row.layer, f"{row.before}", f"{row.after}", f"{100 * (1 - row.after / row.before):.0f} %")
+        for row in report.pruning.rows
+        if row.before
+    ]
+    head = ("Layer", "Channels before", "after", "removed")
+    table = _table(head, rows, numbers=(1, 2, 3)) if rows else ""
+    return _section("Pruning", _pairs(report.pruning.facts) + table)
+
+
+def _quantization(report: Report) -> str:
+    section = report.quantization
+    if section is None:
+        return ""
+    facts = {"scheme": section.scheme, "calibration": section.method, **section.facts}
+    left = list(section.left_in_float.items())
+    table = _table(("Left in float", "Why"), left) if left else ""
+    return _section("Quantization", _pairs(facts) + table)
+
+
+def _sizes(report: Report) -> str:
+    if not report.sizes:
+        return ""
+    rows = [(row.name, row.role or "", _bytes(row.bytes)) for row in report.sizes]
+    return _section("Files", _table(("File", "Role", "Size"), rows, numbers=(2,)))
+
+
+def _lineage(report: Report) -> str:
+    if report.lineage is None:
+        return ""
+    return _facts("Lineage", report.lineage.model_dump(mode="json", exclude_none=True))
+
+
+def _facts(title: str, values: Mapping[str, Any]) -> str:
+    return _section(title, _pairs(values)) if values else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()
+) -> str:
+    right = frozenset(numbers)
+
+    def cell(tag: str, column: int, text: str) -> str:
+        return f"<{tag}{' class=n' if column in right else ''}>{escape(text)}</{tag}>"
+
+    top = "".join(cell("th", column, text) for column, text in enumerate(head))
+    body = "".join(
+        "<tr>" + "".join(cell("td", column, text) for column, text in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return (
+        f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    """Nested plain values as a definition list."""
+    items = "".join(
+        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{_value(value)}</dd>"
+        for key, value in values.items()
+        if value not in (None, {}, [], ())
+    )
+    return f"<dl>{items}</dl>" if items else ""
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _pairs(value)
+    if isinstance(value, (list, tuple)):
+        return escape(", ".join(map(str, value)))
+    if isinstance(value, float):
+        return escape(f"{value:.6g}")
+    return escape(str(value))
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _bytes(count: int) -> str:
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+
+
+def _sizes_by_role(report: Report) -> tuple[int | None, int | None]:
+    """Sizes of the shipped network and of the baseline, where both are listed."""
+    roles = {row.role: row.bytes for row in reversed(report.sizes)}
+    return roles.get("shipped"), roles.get("baseline")

@@ -1,0 +1,189 @@
+"""What ``report.json`` holds, for ``compress``, ``bench`` and the HTML page alike.
+
+How to fill it: every section beside ``title``, ``model``, ``target`` and ``verdict`` may be left
+out, and the page then leaves it out too. ``latency`` and ``end_to_end`` are
+``Comparison.to_dict()`` of two runs, the baseline's name first; ``environment`` is
+``edgevision.devices.environment()``; ``lineage`` and ``verdict`` are the manifest's own models.
+
+    report = Report(
+        title="cifar-resnet20 on cpu",
+        model=ModelSection(reference="cifar-resnet20", task="classification", ...),
+        target="cpu",
+        verdict=Verdict(...),
+        latency=compare({"fp32": ..., "int8": ...}, baseline="fp32").to_dict(),
+        sizes=[SizeRow(name="model.fp32.onnx", bytes=1_100_000, role="baseline"), ...],
+    )
+    writer.add_bytes(report.to_bytes(), "report.json", kind="report")
+    writer.add_bytes(render_html(report).encode(), "report.html", kind="report")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from edgevision.bundle.manifest import Lineage, Verdict
+from edgevision.errors import InputError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Model):
+    """The network: ``parameters`` and ``macs`` (for one image) of baseline and shipped."""
+
+    reference: str
+    task: str
+    input: str | None = None  # as TensorSpec prints, e.g. "input: float32[batch, 3, 32, 32]"
+    classes: int | None = None
+    parameters: tuple[int, int] | None = None
+    macs: tuple[int, int] | None = None
+
+
+class DataSection(_Model):
+    """The data set and how many images of it were used for what."""
+
+    reference: str
+    train_images: int | None = None
+    validation_images: int | None = None
+    calibration_images: int | None = None
+
+
+class CandidateRow(_Model):
+    """One network that might have shipped; accuracy in percent, latency p50 in ms."""
+
+    name: str
+    accuracy: float
+    drop: float
+    latency_p50_ms: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bytes: int | None = None
+    shipped: bool = False
+    note: str = ""
+
+
+class StatsRow(_Model):
+    """``RunStats`` as JSON."""
+
+    samples: int
+    latency_p50_ms: float
+    latency_p90_ms: float
+    latency_p99_ms: float
+    latency_mean_ms: float
+    latency_min_ms: float
+    latency_max_ms: float
+    throughput: float
+
+
+class RatioRow(_Model):
+    """``Ratio`` as JSON: baseline median / this run's median."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ComparisonSection(_Model):
+    """``Comparison.to_dict()``."""
+
+    baseline: str
+    runs: dict[str, StatsRow]
+    ratios: dict[str, RatioRow]
+    samples_ms: dict[str, list[float]] = Field(default_factory=dict)
+    protocol: dict[str, JsonValue] = Field(default_factory=dict)
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class LayerRow(_Model):
+    """One layer of the shipped network.
+
+    ``asked`` is the precision that placement wanted, ``used`` the one that the backend reports;
+    times where it measured them, ``baseline_ms`` of the same layer in the FP32 network.
+    """
+
+    name: str
+    operator: str
+    asked: str | None = None
+    used: str
+    baseline_ms: float | None = None
+    candidate_ms: float | None = None
+
+
+class PruningRow(_Model):
+    """Output channels of one layer before and after."""
+
+    layer: str
+    before: int
+    after: int
+
+
+class PruningSection(_Model):
+    """Structured pruning: how it was done, and what it left of every layer."""
+
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    rows: tuple[PruningRow, ...] = ()
+
+
+class QuantizationSection(_Model):
+    """Calibration and placement: plain facts, and what was left in float and why."""
+
+    scheme: str
+    method: str
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    left_in_float: dict[str, str] = Field(default_factory=dict)  # node → reason
+
+
+class SizeRow(_Model):
+    """One file of the bundle."""
+
+    name: str
+    bytes: int
+    role: str | None = None
+
+
+class Report(_Model):
+    """The whole report; see the module's text."""
+
+    schema_version: Literal[1] = 1
+    title: str
+    model: ModelSection
+    data: DataSection | None = None
+    target: str
+    verdict: Verdict
+    candidates: tuple[CandidateRow, ...] = ()
+    latency: ComparisonSection | None = None
+    end_to_end: ComparisonSection | None = None
+    layers: tuple[LayerRow, ...] = ()
+    pruning: PruningSection | None = None
+    quantization: QuantizationSection | None = None
+    sizes: tuple[SizeRow, ...] = ()
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+    lineage: Lineage | None = None
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON with sorted keys."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+        return text.encode() + b"\n"
+
+
+def read_report(values: Mapping[str, Any] | bytes) -> Report:
+    """Check a report's values, or the bytes of a ``report.json``.
+
+    Raises:
+        InputError: a field is missing, unknown or of the wrong type; says which.
+    """
+    try:
+        content = json.loads(values) if isinstance(values, bytes) else values
+        return Report.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"Report: {place}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"Report is no valid JSON: {error}") from error
