@@ -89,7 +89,7 @@ def _compress(
     overrides: dict[str, Any] = {
         "seed": seed,
         "train": {"epochs": epochs},
-        "prune": {"macs": prune_macs, "params": prune_params, "ratio": pruning_ratio},
+        "prune": {"macs": prune_macs, "params": prune_params, "pruning_ratio": pruning_ratio},
         "quantize": {"images": calibration_images},
         "build": False if no_build else None,
     }

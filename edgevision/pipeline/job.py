@@ -163,9 +163,9 @@ def _checkpoint(model: str) -> tuple[Path | None, ModelCard | None]:
     folder = Path(model)
     if not folder.is_dir():
         return None, None
-    from edgevision.models.checkpoint import read_card
+    from edgevision.models.checkpoint import load_card
 
-    return folder, read_card(folder)
+    return folder, load_card(folder)
 
 
 def _pruning(
@@ -176,15 +176,11 @@ def _pruning(
     from edgevision.pruning import PruneConfig
     from edgevision.train import TrainConfig
 
-    section = recipe.prune
-    clash = {"macs", "params", "ratio"} & section.options.keys()
-    if clash:
-        raise RecipeError(f"recipe.prune.options: {sorted(clash)} stand beside options, not in it.")
-    target = section.model_dump(include={"macs", "params", "ratio"}, exclude_none=True)
-    given = {"seed": recipe.seed, **section.options, **target}
-    prune = validate(PruneConfig, given, "recipe.prune.options")
-    tune = merge(default, {"seed": recipe.seed, **section.fine_tune})
-    return prune, validate(TrainConfig, tune, "recipe.prune.fine_tune")
+    given = {"seed": recipe.seed, **recipe.prune}
+    tune = given.pop("fine_tune", None) or {}
+    prune = validate(PruneConfig, given, "recipe.prune")
+    fine_tune = merge(default, {"seed": recipe.seed, **tune})
+    return prune, validate(TrainConfig, fine_tune, "recipe.prune.fine_tune")
 
 
 def _some(labels: tuple[str, ...]) -> str:

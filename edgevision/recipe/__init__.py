@@ -5,7 +5,6 @@ from __future__ import annotations
 from edgevision.recipe.loader import load_recipe, merge, preset_names, validate
 from edgevision.recipe.schema import (
     InputSection,
-    PruneSection,
     QuantizeSection,
     Recipe,
     VerifySection,
@@ -13,7 +12,6 @@ from edgevision.recipe.schema import (
 
 __all__ = [
     "InputSection",
-    "PruneSection",
     "QuantizeSection",
     "Recipe",
     "VerifySection",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Section(BaseModel):
@@ -29,27 +29,6 @@ class InputSection(_Section):
     @classmethod
     def _square(cls, value: Any) -> Any:
         return (value, value) if isinstance(value, int) else value
-
-
-class PruneSection(_Section):
-    """Structured pruning: the fields of ``edgevision.pruning.PruneConfig`` and the fine-tuning.
-
-    ``fine_tune`` overrides the fine-tuning's training fields; ``distill`` weighs the FP32
-    baseline's outputs against the labels there, 0 for labels only.
-    """
-
-    macs: float | None = Field(default=None, gt=0, lt=1)
-    params: float | None = Field(default=None, gt=0, lt=1)
-    ratio: float | None = Field(default=None, gt=0, lt=1)
-    options: dict[str, Any] = Field(default_factory=dict)
-    fine_tune: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_target(self) -> PruneSection:
-        given = [n for n in ("macs", "params", "ratio") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of macs, params, ratio; got {given or 'none'}")
-        return self
 
 
 class QuantizeSection(_Section):
@@ -83,7 +62,12 @@ class VerifySection(_Section):
 
 
 class Recipe(_Section):
-    """All of one compression. ``train`` overrides fields of the model's default training recipe."""
+    """All of one compression.
+
+    ``train`` overrides fields of the model's default training recipe (``TrainConfig``). ``prune``
+    holds the fields of ``PruneConfig``, and in ``fine_tune`` those of the training after each step;
+    None: no pruning.
+    """
 
     model: str
     data: str
@@ -92,7 +76,7 @@ class Recipe(_Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     input: InputSection = InputSection()
     train: dict[str, Any] = Field(default_factory=dict)
-    prune: PruneSection | None = None
+    prune: dict[str, Any] | None = None
     quantize: QuantizeSection | None = QuantizeSection()
     verify: VerifySection = VerifySection()
     build: bool = True

@@ -41,7 +41,7 @@ class Baseline(Stage[Job]):
             module, card = load_checkpoint(job.checkpoint)
             card = card.model_copy(update={"preprocessing": job.preprocessing.to_dict()})
             save_checkpoint(folder, module, card)
-        elif not folder.exists():
+        elif not (folder / "model.json").exists():  # written last
             channels, *size = job.preprocessing.input_shape
             torch.manual_seed(job.recipe.seed)
             module = create(

@@ -58,7 +58,7 @@ class Prune(Stage[Job]):
                 tune,
                 folder=work / f"step-{step}",
                 teacher=teacher,
-                progress=partial(job.progress, f"fine-tuning {step + 1}/{steps}"),
+                progress=partial(job.progress, f"fine-tuning {step}/{steps}"),
             )
 
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -34,12 +34,10 @@ def test_an_empty_section_of_flags_does_not_switch_pruning_on() -> None:
     [
         ({"modell": "a", "data": "b"}, "Did you mean 'model'"),
         ({**BASE, "verify": {"sped_up": 2}}, "Did you mean 'speedup'"),
-        ({**BASE, "prune": {"mac": 0.5}}, "Did you mean 'macs'"),
         (
             {**BASE, "verify": {"max_accuracy_drop": -1}},
             "recipe.verify.max_accuracy_drop: .*got -1",
         ),
-        ({**BASE, "prune": {"macs": 0.5, "ratio": 0.5}}, "exactly one of macs, params, ratio"),
         ({**BASE, "seed": "soon"}, "recipe.seed: .*got 'soon'"),
         ({"data": "b"}, "recipe.model is missing"),
     ],

@@ -1,0 +1,189 @@
+"""Fills the report from the stages' results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgevision.benchmark.report_schema import (
+    CandidateRow,
+    ComparisonSection,
+    DataSection,
+    LayerRow,
+    ModelSection,
+    PruningRow,
+    PruningSection,
+    QuantizationSection,
+    Report,
+    SizeRow,
+)
+from edgevision.bundle import AccuracyVerdict, LatencyVerdict, Verdict
+from edgevision.pipeline.assemble import lineage
+from edgevision.pipeline.candidates import BASELINE, graphs
+from edgevision.pipeline.job import Job
+
+
+def verdict_of(job: Job) -> Verdict:
+    """The verify stage's verdict as the manifest keeps it."""
+    figures = job.done("verify").json("verify.json")
+    told = figures["verdict"]
+    base, row = figures["rows"][0], _row(figures, told["shipped"])
+    drop = base["accuracy"] - row["accuracy"]
+    speed = row["speed"]
+    reasons = list(told["reasons"])
+    if told["passed"] and not told["proven_speed"]:
+        reasons.append(
+            f"Latency was not measured: engines for '{job.target.name}' do not run on this machine."
+        )
+    return Verdict(
+        passed=told["passed"],
+        exit_code=told["exit_code"],
+        reasons=tuple(reasons),
+        accuracy=AccuracyVerdict(
+            metric=figures["metric"],
+            baseline=base["accuracy"],
+            candidate=row["accuracy"],
+            drop=drop,
+            budget=job.recipe.verify.max_accuracy_drop,
+            n_images=figures["images"],
+            per_class={
+                label: (before, after)
+                for label, before, after in zip(
+                    job.data.labels, base["per_class"], row["per_class"], strict=True
+                )
+            }
+            or None,
+        ),
+        latency=LatencyVerdict(
+            baseline=base["speed"]["latency_p50_ms"],
+            candidate=speed["latency_p50_ms"],
+            ratio=speed["speedup"],
+            low=speed["low"],
+            high=speed["high"],
+        )
+        if speed
+        else None,
+    )
+
+
+def build_report(job: Job) -> Report:
+    """Everything that the stages found, as the page and ``report.json`` show it."""
+    from edgevision.devices import environment
+
+    figures = job.done("verify").json("verify.json")
+    shipped = figures["verdict"]["shipped"]
+    comparison = figures["comparison"]
+    quantized = "quantize" in job.results
+    return Report(
+        title=f"{job.recipe.model} on {job.target.name}",
+        model=ModelSection(
+            reference=job.recipe.model,
+            task=job.recipe.task,
+            input=f"float32[batch, {', '.join(map(str, job.preprocessing.input_shape))}]",
+            classes=len(job.data.labels),
+            **_costs(job),
+        ),
+        data=DataSection(
+            reference=job.recipe.data,
+            train_images=len(job.data.train),
+            validation_images=len(job.data.validation),
+            calibration_images=job.recipe.quantize.images if job.recipe.quantize else None,
+        ),
+        target=job.target.name,
+        verdict=verdict_of(job),
+        candidates=tuple(_candidate(row, figures, shipped) for row in figures["rows"]),
+        latency=ComparisonSection.model_validate(comparison) if comparison else None,
+        layers=_layers(job, shipped),
+        pruning=_pruning(job),
+        quantization=_quantization(job) if quantized else None,
+        sizes=tuple(
+            SizeRow(name=r["name"], bytes=r["size"], role=_role(r["name"], shipped))
+            for r in figures["rows"]
+        ),
+        environment=comparison["environment"] if comparison else environment(),
+        lineage=lineage(job),
+    )
+
+
+def _costs(job: Job) -> dict[str, tuple[int, int]]:
+    """Parameters and MACs before and after, where the network was pruned."""
+    if "prune" not in job.results:
+        return {}
+    table = job.done("prune").json("table.json")
+    return {
+        "parameters": (table["params_before"], table["params_after"]),
+        "macs": (table["macs_before"], table["macs_after"]),
+    }
+
+
+def _row(figures: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in figures["rows"] if row["name"] == name)
+
+
+def _role(name: str, shipped: str) -> str:
+    if name == BASELINE:
+        return "baseline"
+    return "shipped" if name == shipped else "candidate"
+
+
+def _candidate(row: dict[str, Any], figures: dict[str, Any], shipped: str) -> CandidateRow:
+    speed = row["speed"] or {}
+    return CandidateRow(
+        name=row["name"],
+        accuracy=row["accuracy"],
+        drop=figures["rows"][0]["accuracy"] - row["accuracy"],
+        latency_p50_ms=speed.get("latency_p50_ms"),
+        ratio=speed.get("speedup"),
+        low=speed.get("low"),
+        high=speed.get("high"),
+        bytes=row["size"],
+        shipped=row["name"] == shipped,
+        note="FP32 baseline" if row["name"] == BASELINE else "",
+    )
+
+
+def _layers(job: Job, shipped: str) -> tuple[LayerRow, ...]:
+    if "build" not in job.results:
+        return ()
+    built = job.done("build").json("artifacts.json")
+    graph = next(g for g in graphs(job) if g.file == shipped)
+    asked = {}
+    if graph.scheme is not None:
+        asked = job.done("quantize").json("emit.json")[graph.scheme]["precisions"]
+    before = {layer["name"]: layer["time_ms"] for layer in built[BASELINE]["layers"]}
+    return tuple(
+        LayerRow(
+            name=layer["name"],
+            operator=layer["operator"],
+            asked=asked.get(layer["name"]),
+            used=layer["precision"],
+            baseline_ms=before.get(layer["name"]),
+            candidate_ms=layer["time_ms"],
+        )
+        for layer in built[shipped]["layers"]
+    )
+
+
+def _pruning(job: Job) -> PruningSection | None:
+    if "prune" not in job.results:
+        return None
+    table = job.done("prune").json("table.json")
+    rows = [
+        PruningRow(layer=r["name"], before=r["channels_before"][1], after=r["channels_after"][1])
+        for r in table["layers"]
+    ]
+    facts = {k: v for k, v in table.items() if k not in ("layers", "whole")}
+    return PruningSection(facts=facts, rows=tuple(rows))
+
+
+def _quantization(job: Job) -> QuantizationSection | None:
+    assert job.recipe.quantize is not None
+    scheme = job.target.scheme
+    reports = job.done("quantize").json("emit.json")
+    if scheme is None or scheme not in reports:
+        return None
+    return QuantizationSection(
+        scheme=scheme,
+        method=job.recipe.quantize.method,
+        facts={"calibration images": job.recipe.quantize.images},
+        left_in_float=reports[scheme]["left_in_float"],
+    )

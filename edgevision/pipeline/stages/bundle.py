@@ -1,0 +1,36 @@
+"""bundle: everything that ships, with its proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgevision.pipeline.assemble import write_bundle
+from edgevision.pipeline.job import Job
+from edgevision.pipeline.report import build_report, verdict_of
+from edgevision.pipeline.store import Stage
+
+
+class BundleStage(Stage[Job]):
+    """Outputs the folder ``bundle``."""
+
+    name = "bundle"
+
+    def depends(self, job: Job) -> dict[str, Any]:
+        return {"verify": job.key("verify"), "recipe": job.recipe.model_dump(mode="json")}
+
+    def run(self, job: Job, work: Path) -> None:
+        from edgevision.benchmark.report import render_html
+
+        report = build_report(job)
+        write_bundle(
+            job,
+            work / "bundle",
+            shipped=job.done("verify").json("verify.json")["verdict"]["shipped"],
+            verdict=verdict_of(job),
+            reports={
+                "report.json": report.to_bytes(),
+                "report.html": render_html(report).encode(),
+            },
+            golden=True,
+        )
