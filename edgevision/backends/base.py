@@ -36,7 +36,7 @@ class ShapeRange:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build may depend on beside the ONNX file.
+    """What a build may depend on beside the source file.
 
     Attributes:
         batch: sizes that the artifact must accept.
@@ -77,7 +77,7 @@ def check_batch(specs: tuple[TensorSpec, ...], batch: ShapeRange) -> None:
         fixed = spec.shape[0] if spec.shape else None
         if isinstance(fixed, int) and (batch.min, batch.max) != (fixed, fixed):
             raise ModelError(
-                f"Input {spec} has a fixed batch of {fixed}, asked for: {batch.min} to {batch.max}.",
+                f"Input {spec}: its batch is fixed, asked for {batch.min} to {batch.max}.",
                 hint="Export the model with a dynamic batch, or ask for that batch size.",
             )
 
@@ -162,6 +162,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     artifact_suffix: ClassVar[str]  # of the file that ``build`` writes, e.g. ".engine"
+    source: ClassVar[str] = "an ONNX file"  # what ``build`` takes, in words
+    install: ClassVar[str | None] = None  # how to get the SDK, the hint where it is missing
 
     @abstractmethod
     def is_available(self) -> Availability:
@@ -171,18 +173,24 @@ class Backend(ABC):
         """Whether opened artifacts run here; some SDKs build on machines that cannot run."""
         return self.is_available()
 
-    def build(self, onnx: Path, output: Path, options: BuildOptions | None = None) -> Artifact:
-        """Turn ``onnx`` into the file ``output``, written to a temporary name and renamed.
+    def build(self, source: Path, output: Path, options: BuildOptions | None = None) -> Artifact:
+        """Turn ``source`` into the file ``output``, written to a temporary name and renamed.
+
+        Args:
+            source: an ONNX file; for ``pytorch``, the weights of a checkpoint.
+            output: the file to write; one that is there is replaced.
+            options: what the build depends on beside ``source``.
 
         Raises:
             UnavailableError: the SDK is missing, or cannot build for what was asked.
             ModelError: the SDK refuses the graph; names the node and the reason.
-            StorageError: the file cannot be written.
+            InputError: there is no file at ``source``.
+            OSError: the file cannot be written; nothing is left behind.
         """
-        self._require(self.is_available())
-        if not onnx.is_file():
-            raise InputError(f"No ONNX file at {onnx}.")
-        return self._build_impl(onnx, output, options or BuildOptions())
+        self._require(self.is_available(), hint=self.install)
+        if not source.is_file():
+            raise InputError(f"No file at {source}; backend '{self.name}' builds {self.source}.")
+        return self._build_impl(source, output, options or BuildOptions())
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """Open a built artifact for inference. ``threads``: CPU threads, None for the SDK's own.
@@ -194,7 +202,7 @@ class Backend(ABC):
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, got {threads}.")
-        self._require(self.can_run())
+        self._require(self.can_run(), hint=None if self.is_available().ok else self.install)
         if not artifact.path.is_file():
             raise InputError(f"No artifact at {artifact.path}.")
         return self._open_impl(artifact, threads)
@@ -203,12 +211,12 @@ class Backend(ABC):
         """Every layer with the precision it runs in, in execution order."""
         return artifact.layers or self._layer_report_impl(artifact)
 
-    def _require(self, availability: Availability) -> None:
+    def _require(self, availability: Availability, *, hint: str | None) -> None:
         if not availability.ok:
-            raise UnavailableError(f"Backend '{self.name}': {availability.reason}")
+            raise UnavailableError(f"Backend '{self.name}': {availability.reason}.", hint=hint)
 
     @abstractmethod
-    def _build_impl(self, onnx: Path, output: Path, options: BuildOptions) -> Artifact: ...
+    def _build_impl(self, source: Path, output: Path, options: BuildOptions) -> Artifact: ...
 
     @abstractmethod
     def _open_impl(self, artifact: Artifact, threads: int | None) -> Runner: ...

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.backends._artifact_file import sha256_of, write_whole
+from edgevision.backends._onnx_file import read_onnx
 from edgevision.backends.base import Arrays, Artifact, Backend, BuildOptions, Runner, check_batch
 from edgevision.errors import InputError, ModelError
+from edgevision.files import write_atomic
 from edgevision.types import Availability, LayerInfo, TensorSpec
 
 _DTYPES = {
@@ -39,6 +40,7 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     artifact_suffix = ".onnx"
+    install = "Install it with: pip install edgevision"
 
     def is_available(self) -> Availability:
         try:
@@ -47,17 +49,18 @@ class OnnxRuntimeBackend(Backend):
             return Availability(False, f"onnxruntime cannot be imported: {error}")
         return Availability(True, f"onnxruntime {onnxruntime.__version__}")
 
-    def _build_impl(self, onnx: Path, output: Path, options: BuildOptions) -> Artifact:
+    def _build_impl(self, source: Path, output: Path, options: BuildOptions) -> Artifact:
         import onnxruntime
 
-        data = onnx.read_bytes()
-        session = _session(onnx, None)
-        check_batch(_specs(session.get_inputs(), onnx), options.batch)
-        write_whole(output, data)
+        file = read_onnx(source)
+        session = _session(source, None)
+        check_batch(_specs(session.get_inputs(), source), options.batch)
+        write_atomic(output, file.data)
         meta = {
             "backend": self.name,
             "version": onnxruntime.__version__,
-            "onnx_sha256": sha256_of(data),
+            "onnx_sha256": file.sha256,
+            "sha256": file.sha256,
         }
         return Artifact(self.name, output, meta)
 
@@ -114,6 +117,7 @@ class OnnxRuntimeRunner(Runner):
 def _session(path: Path, threads: int | None, profile: Path | None = None) -> Any:
     import onnxruntime
 
+    read_onnx(path)  # refuses weights in other files, which the SDK would go and read
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # errors are raised; nothing is printed beside

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from edgevision.devices.local import environment, this_machine
+from edgevision.devices.local import environment, package_versions, this_machine
 
-__all__ = ["environment", "this_machine"]
+__all__ = ["environment", "package_versions", "this_machine"]

@@ -1,0 +1,122 @@
+"""What ``tensorrt`` and ``tensorrt_rtx`` share: all but the vendor module and its header."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from edgevision.backends._cuda import Cuda
+from edgevision.backends._onnx_file import OnnxFile, read_onnx
+from edgevision.backends._trt_build import Built, Log, build_plan
+from edgevision.backends._trt_layers import layers_from_inspector, layers_from_log
+from edgevision.backends._trt_runner import TensorRTRunner, check_header, deserialize, inspect
+from edgevision.backends.base import Artifact, Backend, BuildOptions, Runner
+from edgevision.devices.local import this_machine
+from edgevision.errors import InputError, MissingExtraError
+from edgevision.files import write_atomic
+from edgevision.types import Availability, LayerInfo
+
+
+class TensorRTFamily(Backend):
+    """A backend over one vendor module of the TensorRT family."""
+
+    artifact_suffix = ".engine"
+    module: ClassVar[str]  # to import
+    magic: ClassVar[bytes]  # first four bytes of its plans
+
+    def is_available(self) -> Availability:
+        trt = self._load()
+        if isinstance(trt, str):
+            return Availability(False, trt)
+        return Availability(True, f"{self.module} {trt.__version__}")
+
+    def can_run(self) -> Availability:
+        trt = self._load()
+        if isinstance(trt, str):
+            return Availability(False, trt)
+        try:
+            count = Cuda().device_count()
+        except MissingExtraError as error:
+            return Availability(False, f"engines run through cuda-bindings: {error.message}")
+        if not count:
+            return Availability(False, "no NVIDIA GPU or no driver here")
+        return Availability(True, f"{self.module} {trt.__version__} on {this_machine().gpu}")
+
+    def _load(self) -> Any | str:
+        """The vendor module, or why it cannot be imported."""
+        try:
+            return import_module(self.module)
+        except ModuleNotFoundError as error:
+            if error.name == self.module:
+                return f"the package '{self.module}' is not installed"
+            return f"'{self.module}' cannot be imported: {error}"
+        except (ImportError, OSError, RuntimeError) as error:  # its native libraries are missing
+            return f"'{self.module}' cannot be imported: {error}"
+
+    def _check_options(self, options: BuildOptions) -> None:
+        """Refuse what this builder cannot do."""
+
+    def _capabilities(self, options: BuildOptions) -> list[str]:
+        """SM names that the plan runs on."""
+        if options.compute_capabilities:
+            return list(options.compute_capabilities)
+        here = this_machine().compute_capability
+        return [here.replace(".", "")] if here else []
+
+    def _build_impl(self, source: Path, output: Path, options: BuildOptions) -> Artifact:
+        self._check_options(options)
+        trt = import_module(self.module)
+        file = read_onnx(source)
+        start = time.monotonic()
+        built = build_plan(trt, file, options)
+        seconds = time.monotonic() - start
+        version = check_header(built.plan, self.magic, output.name)
+        layers = self._layers_of(trt, built, file, output.name)
+        write_atomic(output, built.plan)
+        batch = options.batch
+        meta = {
+            "backend": self.name,
+            "version": version,
+            "compute_capabilities": self._capabilities(options),
+            "flags": list(built.flags),
+            "batch": [batch.min, batch.opt, batch.max],
+            "workspace_mb": options.workspace_mb,
+            "build_seconds": round(seconds, 3),
+            "onnx_sha256": file.sha256,
+            "sha256": sha256(built.plan).hexdigest(),
+        }
+        return Artifact(self.name, output, meta, layers)
+
+    def _layers_of(
+        self, trt: Any, built: Built, file: OnnxFile, name: str
+    ) -> tuple[LayerInfo, ...]:
+        if built.layer_log is not None:
+            return layers_from_log(built.layer_log, file)
+        owners = deserialize(trt, built.plan, name, Log())
+        return layers_from_inspector(inspect(trt, owners[2]), file)
+
+    def _open_impl(self, artifact: Artifact, threads: int | None) -> Runner:
+        """``threads`` has no meaning on a GPU."""
+        return TensorRTRunner(import_module(self.module), self._plan(artifact), artifact.path.name)
+
+    def _layer_report_impl(self, artifact: Artifact) -> tuple[LayerInfo, ...]:
+        self._require(self.can_run(), hint=self.install)
+        trt = import_module(self.module)
+        owners = deserialize(trt, self._plan(artifact), artifact.path.name, Log())
+        return layers_from_inspector(inspect(trt, owners[2]))
+
+    def _plan(self, artifact: Artifact) -> bytes:
+        """The plan's bytes, its hash checked against the sidecar's before anything reads them."""
+        plan = artifact.path.read_bytes()
+        check_header(plan, self.magic, artifact.path.name)
+        expected = artifact.meta.get("sha256")
+        found = sha256(plan).hexdigest()
+        if expected is not None and found != expected:
+            raise InputError(
+                f"'{artifact.path.name}' is not the file that was built: sha256 expected "
+                f"{expected}, found {found}."
+            )
+        return plan
