@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -14,21 +15,25 @@ _DOTS = 400  # of a run in the strip: more cannot be told apart
 
 
 def histogram(samples: Mapping[str, Sequence[float]]) -> str:
-    """Distributions of several runs over one axis of milliseconds, cut at their 99.5th percentile.
+    """Distributions of several runs over one axis of milliseconds.
 
-    The axis is logarithmic where the medians lie more than six times apart.
+    The axis ends at four times the largest median at the latest; the last bar holds what lies
+    beyond. It is logarithmic where the medians lie more than six times apart.
     """
     data = {name: np.asarray(values) for name, values in samples.items() if len(values)}
     if not data:
         return ""
     low = min(float(values.min()) for values in data.values())
-    high = max(float(np.percentile(values, 99.5)) for values in data.values())
+    high = _end(data, 4)
     medians = [float(np.median(values)) for values in data.values()]
     logarithmic = max(medians) > 6 * min(medians)
     if high <= low:
         high = low * 1.01 + 1e-9
     edges = np.geomspace(low, high, _BINS + 1) if logarithmic else np.linspace(low, high, _BINS + 1)
-    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in data.items()}
+    shares = {
+        name: np.histogram(np.minimum(values, high), edges)[0] / len(values)
+        for name, values in data.items()
+    }
     tallest = max(float(share.max()) for share in shares.values()) or 1.0
     step = (_WIDTH - _LEFT - _RIGHT) / _BINS
     body = []
@@ -50,11 +55,11 @@ def histogram(samples: Mapping[str, Sequence[float]]) -> str:
 
 
 def strip(samples: Mapping[str, Sequence[float]]) -> str:
-    """Every sample in the order of measuring: drift and outliers show."""
+    """Samples in the order of measuring, so that drift shows; outliers lie on the upper edge."""
     data = {name: np.asarray(values) for name, values in samples.items() if len(values)}
     if not data:
         return ""
-    high = max(float(np.percentile(values, 99.5)) for values in data.values()) * 1.08
+    high = _end(data, 6) * 1.08
     body = []
     for number, (name, values) in enumerate(data.items()):
         index = np.unique(np.linspace(0, len(values) - 1, min(_DOTS, len(values))).astype(int))
@@ -93,8 +98,8 @@ def interval(value: float, low: float, high: float) -> str:
         f"{value:.2f} times ({low:.2f} to {high:.2f})</text>"
     )
     return (
-        f'<svg viewBox="0 0 {_WIDTH} 66" role="img" aria-label="Speed ratio {value:.2f}, '
-        f'95 % interval {low:.2f} to {high:.2f}">{body}</svg>'
+        f'<svg class="interval" viewBox="0 0 {_WIDTH} 66" role="img" '
+        f'aria-label="Speed ratio {value:.2f}, 95 % interval {low:.2f} to {high:.2f}">{body}</svg>'
     )
 
 
@@ -102,6 +107,14 @@ def bar(share: float, series: int) -> str:
     """A bar of ``share`` (0 to 1) of a table cell's width."""
     width = 100 * min(1.0, max(0.0, share))
     return f'<span class="bar"><span class="b{series}" style="width:{width:.1f}%"></span></span>'
+
+
+def _end(data: Mapping[str, np.ndarray[Any, Any]], medians: float) -> float:
+    """Where the axis of latencies ends: rare outliers must not squeeze the rest together."""
+    return max(
+        min(float(np.percentile(values, 99.5)), medians * float(np.median(values)))
+        for values in data.values()
+    )
 
 
 def _y(share: float) -> float:

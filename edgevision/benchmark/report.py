@@ -9,7 +9,7 @@ from typing import Any
 
 from edgevision.benchmark import charts
 from edgevision.benchmark.report_schema import ComparisonSection, Report, read_report
-from edgevision.bundle.files import replacing
+from edgevision.files import write_atomic
 
 _CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 _VERDICTS = {0: "Passed", 4: "Accuracy budget not met", 5: "Not faster than the baseline"}
@@ -22,8 +22,7 @@ def write_html(report: Report | Mapping[str, Any], path: str | Path) -> Path:
         InputError: the values are no report; says which field.
     """
     text = render_html(report if isinstance(report, Report) else read_report(report))
-    with replacing(Path(path)) as file:
-        file.write(text.encode())
+    write_atomic(Path(path), text.encode())
     return Path(path)
 
 

@@ -9,7 +9,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from edgevision.bundle import integrity
 from edgevision.bundle.manifest import MANIFEST_NAME, Manifest, check_path, parse_manifest
@@ -32,12 +31,12 @@ _DAMAGE = (
 )
 
 
-def write_archive(folder: Path, manifest: Manifest, file: BinaryIO) -> None:
-    """Write the files of ``folder`` that ``manifest`` names into ``file``, a zip.
+def write_archive(folder: Path, manifest: Manifest, path: Path) -> None:
+    """Write the files of ``folder`` that ``manifest`` names into the zip ``path``.
 
     Order, dates and permissions are fixed, so equal folders give equal bytes.
     """
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name in [MANIFEST_NAME, *sorted(entry.path for entry in manifest.artifacts)]:
             info = zipfile.ZipInfo(name, _EPOCH)
             info.create_system = 3

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.bundle.archive import write_archive
-from edgevision.bundle.files import replacing
-from edgevision.bundle.integrity import ENGINES, sha256_file
+from edgevision.bundle.integrity import ENGINES
 from edgevision.bundle.manifest import (
     MANIFEST_NAME,
     ArtifactEntry,
@@ -20,6 +19,7 @@ from edgevision.bundle.manifest import (
 )
 from edgevision.bundle.reader import Bundle, open_bundle
 from edgevision.errors import InputError
+from edgevision.files import atomic_path, sha256_file, write_atomic
 
 # Facts of the sidecar that the runtime's choice needs; the rest stays in the sidecar file.
 CHOICE_FACTS = (
@@ -92,12 +92,11 @@ def add_engine(
             cache = f"{folder}/timing.cache"
             entries[cache] = _store(opened.folder, cache, Path(timing_cache), kind="timing-cache")
         manifest = _with(opened.manifest, entries, _replaced(opened.manifest, target, source.name))
-        with replacing(opened.folder / MANIFEST_NAME) as file:
-            file.write(manifest.to_bytes())
+        write_atomic(opened.folder / MANIFEST_NAME, manifest.to_bytes())
         _remove_unnamed(opened.folder / ENGINES / target, opened.folder, manifest)
         if opened.source.is_file():
-            with replacing(opened.source) as file:
-                write_archive(opened.folder, manifest, file)
+            with atomic_path(opened.source) as temporary:
+                write_archive(opened.folder, manifest, temporary)
     return entries[name]
 
 
@@ -119,12 +118,11 @@ def engine_sidecar(bundle: Bundle, entry: ArtifactEntry) -> dict[str, Any]:
 
 
 def _store(folder: Path, name: str, source: Path | bytes, **facts: Any) -> ArtifactEntry:
-    with replacing(folder / name) as file:
+    with atomic_path(folder / name) as temporary:
         if isinstance(source, bytes):
-            file.write(source)
+            temporary.write_bytes(source)
         else:
-            with source.open("rb") as stream:
-                shutil.copyfileobj(stream, file)
+            shutil.copyfile(source, temporary)
     stored = folder / name
     return ArtifactEntry(path=name, sha256=sha256_file(stored), size=stored.stat().st_size, **facts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from edgevision.bundle.manifest import MANIFEST_NAME, ArtifactEntry, Manifest
 from edgevision.errors import BundleError
+from edgevision.files import sha256_file
 
 MAX_MANIFEST = 16 << 20
 MAX_TOTAL = 16 << 30
@@ -18,15 +18,6 @@ CHUNK = 1 << 20
 
 # Engines are added one by one on the device; a build that was killed may leave a file here.
 ENGINES = "engines"
-
-
-def sha256_file(path: Path) -> str:
-    """Lower-case hex digest of the file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def check_declared(manifest: Manifest, sizes: dict[str, int], *, total: int = MAX_TOTAL) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from PIL import Image
 
 from edgevision.bundle import integrity
 from edgevision.bundle.archive import write_archive
-from edgevision.bundle.files import replace_folder, replacing, sync_folder
 from edgevision.bundle.manifest import (
     MANIFEST_NAME,
     ArtifactEntry,
@@ -32,6 +30,7 @@ from edgevision.bundle.manifest import (
 )
 from edgevision.bundle.reader import open_bundle
 from edgevision.errors import InputError, StorageError, UsageError
+from edgevision.files import atomic_path, publish_folder
 from edgevision.preprocessing import Float32, Preprocessing
 from edgevision.types import TensorSpec
 
@@ -164,8 +163,6 @@ class BundleWriter:
                 digest.update(chunk)
                 size += len(chunk)
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
         entry = ArtifactEntry(path=path, sha256=digest.hexdigest(), size=size, **facts)
         self._entries[path] = entry
         return entry
@@ -249,10 +246,8 @@ class BundleWriter:
         )
         data = manifest.to_bytes()
         parse_manifest(data)  # what cannot be read back is never shipped
-        with replacing(self._temporary / MANIFEST_NAME) as file:
-            file.write(data)
-        sync_folder(self._temporary)
-        replace_folder(self._temporary, self.folder.absolute())
+        (self._temporary / MANIFEST_NAME).write_bytes(data)
+        publish_folder(self._temporary, self.folder.absolute())
         return manifest
 
     def __enter__(self) -> BundleWriter:
@@ -273,8 +268,8 @@ def write_zip(folder: str | Path, path: str | Path) -> Path:
     Raises:
         BundleError: the bundle is damaged.
     """
-    with open_bundle(folder) as bundle, replacing(Path(path)) as file:
-        write_archive(bundle.folder, bundle.manifest, file)
+    with open_bundle(folder) as bundle, atomic_path(Path(path)) as temporary:
+        write_archive(bundle.folder, bundle.manifest, temporary)
     return Path(path)
 
 

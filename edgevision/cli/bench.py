@@ -1,6 +1,107 @@
+"""``edgevision bench``: latency of a bundle on this machine, against its FP32 baseline."""
+
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgevision.errors import NotFasterError
+
+if TYPE_CHECKING:
+    from edgevision.benchmark.report_schema import ComparisonSection, Report
+
+_HELP = """Measure a bundle on this machine: the artifact that runs here against FP32.
+
+Two measurements, both interleaved in random order and through the runtime that ships: device
+latency (tensor in, tensor out) and end-to-end (image file in, prediction out). Writes report.json
+and report.html. Exit code 5 where it is not faster.
+
+Example:
+
+  edgevision bench bundle/ --seconds 20 --threads 2 --out bench/
+"""
 
 
-def register(app: typer.Typer) -> None: ...
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("bench", help=_HELP)(_bench)
+
+
+def _bench(
+    bundle: Annotated[Path, typer.Argument(help="Folder or zip of a bundle.")],
+    against: Annotated[
+        str, typer.Option(help="fp32 (the baseline) or a path in the bundle.")
+    ] = "fp32",
+    artifact: Annotated[
+        str | None, typer.Option(help="A path in the bundle; default: what the runtime picks.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of both sides.")] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Time limit of each of the two measurements.")
+    ] = 10.0,
+    seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.json and report.html.")
+    ] = None,
+) -> None:
+    from edgevision.benchmark import BenchConfig
+    from edgevision.benchmark.report import write_html
+    from edgevision.cli._progress import Phases
+    from edgevision.files import write_atomic
+    from edgevision.pipeline.bench import bench_bundle
+
+    with Phases(Console(stderr=True)) as phases:
+        report = bench_bundle(
+            bundle,
+            artifact=artifact,
+            against="baseline" if against == "fp32" else against,
+            batch=batch,
+            threads=threads,
+            config=BenchConfig(seconds=seconds, seed=seed),
+            progress=lambda phase, share: phases(phase, round(100 * share), 100),
+        )
+    console = Console()
+    for title, section in (
+        ("Device latency (tensor in, tensor out)", report.latency),
+        ("End-to-end latency (file in, prediction out)", report.end_to_end),
+    ):
+        if section is not None:
+            console.print(_table(title, section))
+    if out is not None:
+        write_atomic(out / "report.json", report.to_bytes())
+        page = write_html(report, out / "report.html")
+        console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    _raise_if_slow(report)
+
+
+def _table(title: str, section: ComparisonSection) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("run", "p50 ms", "p90 ms", "p99 ms", "images/s", "samples", "times faster"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for name, run in section.runs.items():
+        ratio = section.ratios.get(name)
+        table.add_row(
+            escape(name),
+            f"{run.latency_p50_ms:.3f}",
+            f"{run.latency_p90_ms:.3f}",
+            f"{run.latency_p99_ms:.3f}",
+            f"{run.throughput:,.0f}",
+            f"{run.samples:,}",
+            f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else "1",
+        )
+    return table
+
+
+def _raise_if_slow(report: Report) -> None:
+    latency = report.verdict.latency
+    if latency is not None and latency.low <= 1:
+        raise NotFasterError(
+            f"Not faster than the baseline on this machine: {latency.ratio:.2f} times "
+            f"({latency.low:.2f} to {latency.high:.2f})."
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
 from edgevision.errors import DataError
 
@@ -36,14 +38,27 @@ def _image(source: Any) -> Uint8:
         return source
     if isinstance(source, (str, Path)):
         return read_image(Path(source))
-    from PIL import Image, ImageOps
-
     if isinstance(source, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(source).convert("RGB"))
+        return _from_pillow(source)
     raise DataError(
         "An image must be a numpy array, a path or a Pillow image (or a list of these), "
         f"got {type(source).__name__}."
     )
+
+
+def _from_pillow(picture: Image.Image) -> Uint8:
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode == "RGB":
+        return np.array(upright)
+    # Transparency, palettes and 16 bits follow the rules for files, which live in one place.
+    from edgevision.data.images import decode_image
+
+    stream = io.BytesIO()
+    try:
+        upright.save(stream, "PNG", compress_level=0)
+    except OSError as error:
+        raise DataError(f"A Pillow image of mode '{upright.mode}' cannot be used.") from error
+    return decode_image(stream.getvalue(), name="Pillow image")
 
 
 def read_image(path: Path) -> Uint8:
@@ -65,17 +80,15 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         DataError: there is no such folder, or no image in it.
     """
-    from edgevision.data.images import IMAGE_SUFFIXES
+    from edgevision.data.images import SUFFIXES
 
     if not folder.is_dir():
         raise DataError(f"No folder at {folder}.")
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
     if not found:
-        raise DataError(
-            f"No image file under {folder}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
+        raise DataError(f"No image file under {folder}; looked for {', '.join(sorted(SUFFIXES))}.")
     return found

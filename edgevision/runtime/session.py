@@ -105,10 +105,21 @@ class Model:
         )
 
     def infer_images(self, images: Sequence[npt.NDArray[np.uint8]]) -> dict[str, npt.NDArray[Any]]:
-        """Outputs for (H, W, 3) uint8 RGB images, each with a leading axis of N; owned."""
+        """Outputs for (H, W, 3) uint8 RGB images, at least one, each output with N rows.
+
+        The arrays belong to the caller.
+        """
+        size = self._batch
+        chunks = (self.preprocess(images[i : i + size]) for i in range(0, len(images), size))
+        return self._joined(chunks)
+
+    def infer_tensor(self, tensor: Float32) -> dict[str, npt.NDArray[Any]]:
+        """The same for (N, C, height, width) float32, in as many calls as the artifact needs."""
+        return self._joined(tensor[i : i + self._batch] for i in range(0, len(tensor), self._batch))
+
+    def _joined(self, chunks: Iterable[Float32]) -> dict[str, npt.NDArray[Any]]:
         parts = []
-        for start in range(0, len(images), self._batch):
-            tensor = self.preprocess(images[start : start + self._batch])
+        for tensor in chunks:
             count = len(tensor)
             if self._fixed and count < self._batch:
                 tensor = np.concatenate([tensor, *([tensor[-1:]] * (self._batch - count))])
