@@ -1,0 +1,75 @@
+"""What to prune and by how much, as a recipe can say it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class PruneConfig(BaseModel):
+    """Structured pruning: the score of a channel, one target, and its limits.
+
+    Every fraction is the fraction removed. Exactly one of ``macs``, ``params`` and
+    ``pruning_ratio`` is given.
+
+    Example:
+        >>> PruneConfig(macs=0.5, importance="taylor", steps=3)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    importance: str = Field("magnitude", description="How channels are scored; see IMPORTANCES.")
+    macs: Fraction | None = Field(None, description="Fraction of the MACs to remove.")
+    params: Fraction | None = Field(None, description="Fraction of the parameters to remove.")
+    pruning_ratio: Fraction | None = Field(None, description="Fraction of channels to remove.")
+    global_ranking: bool = Field(
+        False, description="Rank the channels of all groups together, not within each group."
+    )
+    steps: int = Field(1, ge=1, le=100, description="Prune in this many rounds.")
+    max_ratio: float = Field(
+        0.9, gt=0.0, le=1.0, description="Most that any one group may lose of its channels."
+    )
+    ignored_layers: tuple[str, ...] = Field(
+        (), description="Names or shell patterns of layers whose outputs stay whole."
+    )
+    norm: Literal[1, 2] = Field(2, description="Degree of the norm for magnitude and LAMP scores.")
+    gradient_batches: int = Field(
+        8, ge=1, description="Batches over which Taylor scores accumulate gradients."
+    )
+    seed: int = Field(0, ge=0, description="Seed of random scores.")
+
+    @model_validator(mode="after")
+    def _check(self) -> PruneConfig:
+        from edgevision.errors import unknown_name
+        from edgevision.pruning.importance import IMPORTANCES
+
+        if self.importance not in IMPORTANCES:
+            raise ValueError(unknown_name("importance", self.importance, IMPORTANCES))
+        given = [
+            name for name in ("macs", "params", "pruning_ratio") if getattr(self, name) is not None
+        ]
+        if len(given) != 1:
+            got = " and ".join(given) or "none"
+            raise ValueError(
+                f"expected exactly one target of macs, params and pruning_ratio, got {got}; "
+                "for example macs=0.5 removes half of the MACs"
+            )
+        if self.pruning_ratio is not None and self.pruning_ratio > self.max_ratio:
+            raise ValueError(
+                f"pruning_ratio {self.pruning_ratio} is above max_ratio {self.max_ratio}; "
+                "raise max_ratio or lower pruning_ratio"
+            )
+        return self
+
+    @property
+    def target(self) -> tuple[Literal["macs", "params", "pruning_ratio"], float]:
+        """The one target that is given: its name and the fraction to remove."""
+        if self.macs is not None:
+            return "macs", self.macs
+        if self.params is not None:
+            return "params", self.params
+        assert self.pruning_ratio is not None
+        return "pruning_ratio", self.pruning_ratio

@@ -1,0 +1,273 @@
+"""Which channels have to leave together: groups of layers, from torch-pruning's graph."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from edgevision.errors import ModelError
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One side of a layer that a group narrows.
+
+    ``channels[i]`` of the layer leaves with channel ``roots[i]`` of the group's root layer.
+    ``width`` counts all channels of that side, which may be more than the group reaches.
+    ``side`` is "in", "out", or "both" for norms, depthwise convolutions and plain parameters.
+    """
+
+    name: str
+    module: Any
+    side: Literal["in", "out", "both"]
+    width: int
+    channels: Ints
+    roots: Ints
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that are narrowed together, named after the root layer.
+
+    ``units[i]`` lists the root's channels that only leave together: one channel as a rule, one
+    of each block where a grouped convolution or a group norm needs equal blocks.
+    """
+
+    name: str
+    channels: int
+    slots: tuple[Slot, ...]
+    units: tuple[Ints, ...]
+
+    def layer_units(self, slot: Slot) -> Ints:
+        """int64 (units,): channels of ``slot`` that each unit removes."""
+        per_root = np.bincount(slot.roots, minlength=self.channels)
+        return np.array([per_root[unit].sum() for unit in self.units], dtype=np.int64)
+
+
+class _Whole(Exception):
+    """The group cannot be pruned; the message says why."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The prunable groups of a network, and the others with the reason they stay whole."""
+
+    groups: tuple[Group, ...]
+    whole: Mapping[str, str]
+
+
+def trace(module: nn.Module, example: torch.Tensor) -> Any:
+    """torch-pruning's dependency graph of ``module``, traced with ``example`` in eval mode.
+
+    Raises:
+        ModelError: the forward pass fails, or its output does not depend on the weights.
+    """
+    with all_trainable(module), warnings.catch_warnings(), torch.enable_grad():
+        # Deep graphs stop a shape inference whose result is only a check here.
+        warnings.filterwarnings("ignore", message="Maximum recursive depth reached")
+        try:
+            graph = tp.DependencyGraph().build_dependency(module, [example], verbose=False)
+        except Exception as error:
+            raise ModelError(
+                f"Cannot trace {type(module).__name__} with an input of shape "
+                f"{tuple(example.shape)}: {type(error).__name__}: {error}",
+                hint="Pruning needs one image tensor in, and outputs that are differentiable "
+                "with respect to the weights (no argmax, numpy or torch.no_grad in forward).",
+            ) from error
+    if not any(isinstance(layer, nn.Module) for layer in graph._module2name):
+        raise ModelError(f"{type(module).__name__} has no layers.")
+    return graph
+
+
+def find_groups(module: nn.Module, example: torch.Tensor, ignored: Collection[str]) -> Graph:
+    """The groups of ``module`` whose outputs are not among the ``ignored`` layer names.
+
+    Raises:
+        ModelError: the network cannot be traced.
+    """
+    graph = trace(module, example)
+    names = {layer: name for name, layer in module.named_modules()}
+    groups: list[Group] = []
+    whole: dict[str, str] = {}
+    for found in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
+        root = found[0].dep.target.module
+        name = names.get(root, "")
+        try:
+            groups.append(_read(graph, found, name, names, ignored))
+        except _Whole as reason:
+            whole[name] = str(reason)
+    return Graph(tuple(groups), whole)
+
+
+def remove(module: nn.Module, example: torch.Tensor, removals: Mapping[str, Sequence[int]]) -> None:
+    """Take the given output channels of the named root layers out of ``module``, in place.
+
+    Raises:
+        ModelError: the network cannot be traced, or a group cannot be applied.
+    """
+    graph = trace(module, example)
+    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    for name, channels in removals.items():
+        root = module.get_submodule(name)
+        handler = graph.get_pruner_of_module(root).prune_out_channels
+        group = graph.get_pruning_group(root, handler, list(channels))
+        if not graph.check_pruning_group(group):
+            raise ModelError(f"Pruning '{name}' would leave a layer without channels.")
+        group.prune()
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
+
+
+@contextmanager
+def all_trainable(module: nn.Module) -> Iterator[None]:
+    """Let gradients flow through frozen layers too, which the trace would not see otherwise."""
+    frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _read(
+    graph: Any, found: Any, name: str, names: Mapping[Any, str], ignored: Collection[str]
+) -> Group:
+    root = found[0].dep.target.module
+    channels = int(graph.get_out_channels(root))
+    slots = tuple(_slots(graph, found, names))
+    for slot in slots:
+        _check_slot(graph, slot, ignored)
+    _check_heads(graph.model, slots)
+    units = _units(graph, root, channels, slots)
+    if len(units) < 2:
+        raise _Whole("its channels can only leave all together")
+    return Group(name, channels, slots, units)
+
+
+def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
+    for position, (dep, channels) in enumerate(found):
+        layer = dep.target.module
+        roots = found[position].root_idxs
+        if dep.target.type == tp.ops.OPTYPE.PARAMETER:
+            name = graph._param_to_name[layer]
+        elif layer in names:
+            name = names[layer]
+        else:  # an operation without weights
+            continue
+        if any(root is None for root in roots):
+            raise _Whole(f"the channels of '{name}' cannot be followed back")
+        out = graph.is_out_channel_pruning_fn(dep.handler)
+        width = graph.get_out_channels(layer) if out else graph.get_in_channels(layer)
+        if width is None:  # one weight for all channels, as PReLU may have
+            continue
+        both = out and graph.is_in_channel_pruning_fn(dep.handler)
+        yield Slot(
+            name,
+            layer,
+            "both" if both else "out" if out else "in",
+            int(width),
+            np.asarray(channels, dtype=np.int64),
+            np.asarray(roots, dtype=np.int64),
+        )
+
+
+def _check_slot(graph: Any, slot: Slot, ignored: Collection[str]) -> None:
+    """Raise _Whole if ``slot`` forbids that its group is pruned."""
+    layer = slot.module
+    if slot.channels.max() >= slot.width:
+        raise _Whole(
+            f"channel {slot.channels.max()} of '{slot.name}' is used, but it has {slot.width}"
+        )
+    if isinstance(layer, nn.MultiheadAttention):
+        raise _Whole(f"the width of attention '{slot.name}' is tied to its heads")
+    if slot.side == "in" or not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+        return
+    if slot.name in ignored:
+        raise _Whole(f"'{slot.name}' is ignored")
+    if not graph.module2node[layer].outputs:
+        raise _Whole(f"'{slot.name}' is an output of the network")
+
+
+def _check_heads(module: nn.Module, slots: Sequence[Slot]) -> None:
+    """Raise _Whole for queries, keys and values: their width is the heads times the head width."""
+    parents = {
+        slot.name.rpartition(".")[0]
+        for slot in slots
+        if isinstance(slot.module, (nn.modules.conv._ConvNd, nn.Linear))
+    }
+    if len(parents) == 1:
+        parent = parents.pop()
+        if parent and hasattr(module.get_submodule(parent), "num_heads"):
+            raise _Whole(f"the widths inside attention '{parent}' are tied to its heads")
+
+
+def _blocks(slot: Slot) -> int:
+    """Equal blocks of channels that the layer demands; 1 where it demands none."""
+    layer = slot.module
+    if isinstance(layer, nn.GroupNorm):
+        return int(layer.num_groups)
+    if isinstance(layer, nn.modules.conv._ConvNd) and slot.side != "both":
+        return int(layer.groups)
+    return 1
+
+
+def _units(graph: Any, root: Any, channels: int, slots: Sequence[Slot]) -> tuple[Ints, ...]:
+    parts = 1
+    for slot in slots:
+        blocks = _blocks(slot)
+        if blocks == 1:
+            continue
+        same = len(slot.channels) == channels and bool((slot.channels == slot.roots).all())
+        if not same or slot.width != channels:
+            raise _Whole(f"it feeds only a part of the {blocks} blocks of '{slot.name}'")
+        parts = math.lcm(parts, blocks)
+    size = channels // parts
+    component = np.arange(channels) % size
+    for first, second in _couplings(graph, root, channels):
+        a, b = component[first], component[second]
+        component[component == max(a, b)] = min(a, b)
+    return tuple(np.flatnonzero(component == label) for label in np.unique(component))
+
+
+def _couplings(graph: Any, root: Any, channels: int) -> Iterator[tuple[int, int]]:
+    """Pairs of the root's own channels that leave together, as in a split that is added up.
+
+    Two channels differ in some bit of their number, so the subsets "bit set" and "bit not set"
+    show whether any coupling exists; only then is each channel asked for.
+    """
+    numbers = np.arange(channels)
+    subsets = [
+        subset
+        for bit in range(max(channels - 1, 1).bit_length())
+        for subset in (numbers[numbers >> bit & 1 == 1], numbers[numbers >> bit & 1 == 0])
+        if len(subset)
+    ]
+    if all(_closure(graph, root, subset) == len(subset) for subset in subsets):
+        return
+    for channel in range(channels):
+        for other in _closed(graph, root, [channel]):
+            if other != channel:
+                yield channel, int(other)
+
+
+def _closed(graph: Any, root: Any, channels: Sequence[int]) -> list[int]:
+    handler = graph.get_pruner_of_module(root).prune_out_channels
+    found = graph.get_pruning_group(root, handler, list(channels))
+    return [int(channel) for channel in found[0].idxs]
+
+
+def _closure(graph: Any, root: Any, channels: Ints) -> int:
+    return len(_closed(graph, root, channels.tolist()))

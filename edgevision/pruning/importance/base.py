@@ -1,0 +1,104 @@
+"""The contract of a channel score, and the sum over the layers of a group."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+from edgevision.errors import ModelError
+
+if TYPE_CHECKING:
+    from edgevision.pruning.config import PruneConfig
+    from edgevision.pruning.graph import Group
+
+Normed = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+Weighted = (nn.modules.conv._ConvNd, nn.Linear, *Normed)
+
+
+class Importance(ABC):
+    """Scores the channels of one group of layers that are pruned together.
+
+    Scores of different groups must be comparable: a group's mean score is 1, except where a
+    subclass says otherwise.
+    """
+
+    needs_gradients: ClassVar[bool] = False
+    """Whether every parameter's ``.grad`` is filled from training batches before scoring."""
+
+    def __init__(self, config: PruneConfig) -> None:
+        self.config = config
+
+    def score(self, group: Group) -> torch.Tensor | None:
+        """One score >= 0 per channel of the group's root layer; None if the score has no basis.
+
+        Returns:
+            float32 (channels,) on the CPU.
+
+        Raises:
+            ModelError: a score is NaN or infinite.
+        """
+        with torch.no_grad():
+            scores = self._score(group)
+        if scores is None:
+            return None
+        if not bool(torch.isfinite(scores).all()):
+            raise ModelError(
+                f"The {self.config.importance} importance of '{group.name}' is NaN or infinite.",
+                hint="Check the model's weights, and for Taylor the loss, for NaN.",
+            )
+        return scores
+
+    @abstractmethod
+    def _score(self, group: Group) -> torch.Tensor | None:
+        """The work behind :meth:`score`, without gradients."""
+
+
+def mean_over_layers(
+    group: Group,
+    saliency: Callable[[nn.Parameter], torch.Tensor],
+    layers: tuple[type[nn.Module], ...] = Weighted,
+) -> torch.Tensor | None:
+    """Saliency of each channel, summed over a layer's weights and averaged over the layers.
+
+    Same as torch-pruning's group reduction "mean", but depthwise weights count as well, and no
+    layer has to cover every channel of the root (a split covers a part, a flatten each of them
+    several times).
+
+    Args:
+        saliency: from a weight to a tensor >= 0 of the same shape.
+        layers: only weights of these layers count.
+
+    Returns:
+        float32 (channels of the root,) on the CPU; None where the group has no such weights.
+    """
+    total = torch.zeros(group.channels)
+    found = 0
+    for slot in group.slots:
+        weight = getattr(slot.module, "weight", None)
+        if not isinstance(slot.module, layers) or weight is None:
+            continue
+        values = saliency(weight).float().movedim(_channel_axis(slot.module, slot.side), 0)
+        local = values.flatten(1).sum(1) if values.ndim > 1 else values
+        index = torch.as_tensor(slot.channels)
+        # A grouped convolution holds the weights of one block along this axis, so that its
+        # channels share them.
+        total.index_add_(0, torch.as_tensor(slot.roots), local.cpu()[index % len(local)])
+        found += 1
+    return total / found if found else None
+
+
+def mean_one(scores: torch.Tensor) -> torch.Tensor:
+    """Scale ``scores`` to a mean of 1; a group of zeros stays zero (it is pruned first)."""
+    mean = scores.mean()
+    return scores / mean if float(mean) != 0.0 else scores
+
+
+def _channel_axis(module: nn.Module, side: str) -> int:
+    if isinstance(module, Normed):
+        return -1
+    transposed = bool(getattr(module, "transposed", False))
+    return int((side == "in") != transposed)

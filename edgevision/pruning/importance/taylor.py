@@ -1,0 +1,31 @@
+"""First-order Taylor expansion of the loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from edgevision.pruning.importance.base import Importance, mean_one, mean_over_layers
+
+if TYPE_CHECKING:
+    from edgevision.pruning.graph import Group
+
+
+class Taylor(Importance):
+    """Mean over the group's layers of sum |weight * gradient| of a channel.
+
+    From "Importance Estimation for Neural Network Pruning" (Molchanov et al., CVPR 2019),
+    summed over the group as in DepGraph (Fang et al., CVPR 2023).
+    """
+
+    needs_gradients: ClassVar[bool] = True
+
+    def _score(self, group: Group) -> torch.Tensor | None:
+        scores = mean_over_layers(group, _change_of_loss)
+        return None if scores is None else mean_one(scores)
+
+
+def _change_of_loss(weight: torch.nn.Parameter) -> torch.Tensor:
+    # No gradient reached this weight: the loss does not depend on it.
+    return torch.zeros_like(weight) if weight.grad is None else (weight * weight.grad).abs()

@@ -1,0 +1,366 @@
+"""Structured pruning to a target: trace, score, choose widths, narrow, check, repeat."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgevision.errors import ModelError, unknown_name
+from edgevision.pruning.config import PruneConfig
+from edgevision.pruning.cost import WidthCost
+from edgevision.pruning.gradients import Batches, Loss, accumulated_gradients
+from edgevision.pruning.graph import Graph, find_groups, remove
+from edgevision.pruning.importance import IMPORTANCES
+from edgevision.pruning.macs import Count, count
+from edgevision.pruning.structure import structure_of
+from edgevision.pruning.table import PruneTable, prune_table
+from edgevision.pruning.widths import Prunable, choose_widths, even_widths, prunable
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """The pruned network and what was done to it.
+
+    ``asked`` and ``reached`` are fractions removed, of what ``target`` names ("macs", "params"
+    or "pruning_ratio"). ``structure`` is what :func:`edgevision.pruning.rebuild` needs.
+    """
+
+    module: nn.Module
+    table: PruneTable
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+    target: str
+    asked: float
+    reached: float
+    structure: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values for the report, without weights and structure."""
+        return {
+            "target": self.target,
+            "asked": self.asked,
+            "reached": self.reached,
+            "macs_before": self.macs_before,
+            "macs_after": self.macs_after,
+            "params_before": self.params_before,
+            "params_after": self.params_after,
+            **self.table.to_dict(),
+        }
+
+
+def prune(
+    module: nn.Module,
+    *,
+    example_shape: tuple[int, ...],
+    config: PruneConfig,
+    ignored: Sequence[nn.Module] = (),
+    round_to: int = 1,
+    batches: Batches | None = None,
+    loss: Loss | None = None,
+    after_step: Callable[[nn.Module, int, int], None] | None = None,
+) -> PruneResult:
+    """Remove channels of ``module`` until the target of ``config`` is met.
+
+    ``module`` is left as it is; a narrowed copy comes back, in the same training mode, on the
+    same device, with the same ``requires_grad``. After each step it has been run on batches of 1
+    and 2 and gives outputs of the same shape as the original; groups of layers that would break
+    it, or that must not be pruned, stay whole, and the table says why.
+
+    Args:
+        module: a network that takes one image tensor.
+        example_shape: input shape (1, C, H, W) for tracing and counting.
+        config: score, target and limits.
+        ignored: layers of ``module`` whose outputs stay whole, as heads; with all inside them.
+        round_to: narrowed layers keep a multiple of this many channels.
+        batches: makes an iterator of (float32 NCHW images, targets); for Taylor scores.
+        loss: from (outputs, targets) to a scalar; for Taylor scores.
+        after_step: called with (narrowed module, step from 1, steps) after each step, for
+            fine-tuning in place. It must not change widths.
+
+    Raises:
+        ModelError: the network cannot be traced or copied, the target cannot be reached, an
+            ignored pattern matches no layer, or scores are not finite.
+        UsageError: Taylor without batches or loss.
+    """
+    if round_to < 1:
+        raise ValueError(f"expected round_to >= 1, got {round_to}")
+    modes = {name: layer.training for name, layer in module.named_modules()}
+    work = _copy(module).eval()
+    example = _example(work, example_shape)
+    kept_whole = _ignored_names(module, ignored, config.ignored_layers)
+    original = copy.deepcopy(work)
+    before = _count(work, example)
+    session = _Session(
+        config, example, kept_whole, round_to, batches, loss, before, _shapes(work, example)
+    )
+    for step in range(1, config.steps + 1):
+        work = session.step(work, step)
+        _restore(work, modes)
+        if after_step is not None:
+            after_step(work, step, config.steps)
+            modes = {name: layer.training for name, layer in work.named_modules()}
+            session.check(work)
+        work.eval()
+    after = _count(work, example)
+    structure = structure_of(work, original)
+    table = prune_table(original, work, before, after, session.whole)
+    _restore(work, modes)
+    name, asked = config.target
+    reached = {
+        "macs": 1.0 - after.macs / before.macs,
+        "params": 1.0 - after.params / before.params,
+        "pruning_ratio": session.channel_ratio,
+    }[name]
+    return PruneResult(
+        module=work,
+        table=table,
+        macs_before=before.macs,
+        macs_after=after.macs,
+        params_before=before.params,
+        params_after=after.params,
+        target=name,
+        asked=asked,
+        reached=reached,
+        structure=structure,
+    )
+
+
+@dataclass
+class _Session:
+    """What stays the same from step to step, and what has been learnt about the network."""
+
+    config: PruneConfig
+    example: torch.Tensor
+    ignored: Collection[str]
+    round_to: int
+    batches: Batches | None
+    loss: Loss | None
+    before: Count
+    shapes: list[tuple[int, ...]]
+    whole: dict[str, str] = field(default_factory=dict)
+    units: dict[str, int] = field(default_factory=dict)
+    channel_ratio: float = 0.0
+
+    def step(self, module: nn.Module, step: int) -> nn.Module:
+        """A narrowed copy of ``module``; groups that break it are found and left whole."""
+        graph = find_groups(module, self.example, self.ignored)
+        if not self.units:
+            self.units = {group.name: len(group.units) for group in graph.groups}
+        self.whole.update(graph.whole)
+        candidates = self._score(module, graph)
+        present = count(module, self.example)
+        if step == 1:
+            self._choose(candidates, present, 1.0)  # unreachable targets fail before any work
+        while True:
+            kept = self._choose(candidates, present, step / self.config.steps)
+            removals = {
+                item.group.name: [
+                    int(channel)
+                    for unit in item.order[: len(item.group.units) - kept[item.group.name]]
+                    for channel in item.group.units[unit]
+                ]
+                for item in candidates
+                if kept[item.group.name] < len(item.group.units)
+            }
+            broken = self._broken(module, removals)
+            if not broken:
+                break
+            self.whole.update(broken)
+            candidates = [item for item in candidates if item.group.name not in broken]
+        return self._narrowed(module, removals)
+
+    def check(self, module: nn.Module) -> None:
+        """Raise ModelError unless ``module`` runs and gives the original's output shapes."""
+        modes = {name: layer.training for name, layer in module.named_modules()}
+        module.eval()
+        try:
+            shapes = _shapes(module, self.example)
+        finally:
+            _restore(module, modes)
+        if shapes != self.shapes:
+            raise ModelError(f"Expected outputs of shape {self.shapes}, got {shapes}.")
+
+    def _score(self, module: nn.Module, graph: Graph) -> list[Prunable]:
+        importance = IMPORTANCES.get(self.config.importance)(self.config)
+        gradients = (
+            accumulated_gradients(module, self.batches, self.loss, self.config.gradient_batches)
+            if importance.needs_gradients
+            else nullcontext()
+        )
+        candidates = []
+        with gradients:
+            for group in graph.groups:
+                if group.name in self.whole:
+                    continue
+                scores = importance.score(group)
+                if scores is None:
+                    self.whole[group.name] = f"{self.config.importance} has no basis to score it"
+                    continue
+                item = prunable(
+                    group,
+                    scores,
+                    round_to=self.round_to,
+                    max_ratio=self.config.max_ratio,
+                    original=self.units[group.name],
+                )
+                if item is not None:
+                    candidates.append(item)
+                elif len(group.units) == self.units[group.name]:
+                    self.whole[group.name] = (
+                        f"no width below {group.channels} is a multiple of {self.round_to} "
+                        f"within max_ratio {self.config.max_ratio}"
+                    )
+        return candidates
+
+    def _choose(
+        self, candidates: list[Prunable], present: Count, progress: float
+    ) -> dict[str, int]:
+        """Widths for the share ``progress`` of the target."""
+        name, asked = self.config.target
+        goal = asked * progress
+        groups = [item.group for item in candidates]
+        cost = WidthCost(groups, {item.group.name: item.order for item in candidates}, present)
+        channels_before = sum(
+            item.original * item.group.channels / len(item.group.units) for item in candidates
+        )
+
+        def removed(kept: Mapping[str, int]) -> float:
+            if name == "macs":
+                return 1.0 - cost.macs(kept) / self.before.macs
+            if name == "params":
+                return 1.0 - cost.params(kept) / self.before.params
+            return 1.0 - cost.channels(kept) / channels_before if candidates else 0.0
+
+        if name == "pruning_ratio" and not self.config.global_ranking and candidates:
+            kept = even_widths(candidates, goal)
+        else:
+            narrowest = {item.group.name: item.allowed[-1] for item in candidates}
+            if removed(narrowest) < goal - 1e-9:
+                raise self._unreachable(name, asked, goal, removed(narrowest))
+            kept = choose_widths(
+                candidates,
+                lambda choice: removed(choice) >= goal - 1e-9,
+                global_ranking=self.config.global_ranking,
+            )
+        if name == "pruning_ratio":
+            self.channel_ratio = removed(kept)
+        return kept
+
+    def _unreachable(self, name: str, asked: float, goal: float, most: float) -> ModelError:
+        reasons = "; ".join(f"{group}: {why}" for group, why in list(self.whole.items())[:5])
+        more = f" and {len(self.whole) - 5} more" if len(self.whole) > 5 else ""
+        return ModelError(
+            f"Expected to remove {asked:.1%} of {name}, but at most {most:.1%} can go with "
+            f"round_to {self.round_to} and max_ratio {self.config.max_ratio}. "
+            f"Left whole: {reasons or 'nothing'}{more}.",
+            hint=f"Lower {name}, raise max_ratio, or ignore fewer layers.",
+        )
+
+    def _narrowed(self, module: nn.Module, removals: Mapping[str, Sequence[int]]) -> nn.Module:
+        narrow = copy.deepcopy(module)
+        if removals:
+            remove(narrow, self.example, removals)
+            narrow.eval()
+        self.check(narrow)
+        return narrow
+
+    def _broken(self, module: nn.Module, removals: Mapping[str, Sequence[int]]) -> dict[str, str]:
+        """The groups whose removal breaks the network, found by halving, with the reason."""
+        if not removals:
+            return {}
+        try:
+            self._narrowed(module, removals)
+        except Exception as error:  # noqa: BLE001 - any failure of a foreign forward is a reason
+            names = list(removals)
+            if len(names) == 1:
+                return {names[0]: f"the network fails without these channels: {error}"}
+            half = len(names) // 2
+            first = {name: removals[name] for name in names[:half]}
+            second = {name: removals[name] for name in names[half:]}
+            broken = {**self._broken(module, first), **self._broken(module, second)}
+            # Each half alone works: they only fail together, so one half stays whole.
+            return broken or dict.fromkeys(first, f"the network fails with others: {error}")
+        return {}
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise ModelError(
+            f"Cannot copy {type(module).__name__}: {error}",
+            hint="Tensors that a module keeps between calls must be detached.",
+        ) from error
+
+
+def _example(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        raise ModelError(f"{type(module).__name__} has no parameters to prune.")
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(parameter.device, parameter.dtype)
+
+
+def _count(module: nn.Module, example: torch.Tensor) -> Count:
+    try:
+        counted = count(module, example)
+    except Exception as error:
+        raise ModelError(
+            f"{type(module).__name__} fails on an input of shape {tuple(example.shape)}: {error}",
+            hint="Check the image size and the number of colour channels.",
+        ) from error
+    if counted.macs == 0:
+        raise ModelError(f"{type(module).__name__} has no convolution or linear layer to prune.")
+    return counted
+
+
+def _shapes(module: nn.Module, example: torch.Tensor) -> list[tuple[int, ...]]:
+    """Shapes of all outputs for batches of 1 and 2, in eval mode."""
+    found: list[tuple[int, ...]] = []
+    with torch.no_grad():
+        for size in (1, 2):
+            _collect(module(example.repeat(size, *[1] * (example.ndim - 1))), found)
+    return found
+
+
+def _collect(output: Any, found: list[tuple[int, ...]]) -> None:
+    if isinstance(output, torch.Tensor):
+        found.append(tuple(output.shape))
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            _collect(value, found)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            _collect(value, found)
+
+
+def _ignored_names(
+    module: nn.Module, ignored: Sequence[nn.Module], patterns: Sequence[str]
+) -> set[str]:
+    inside = {id(layer) for given in ignored for layer in given.modules()}
+    found = {name for name, layer in module.named_modules() if id(layer) in inside}
+    names = [name for name, _ in module.named_modules() if name]
+    for pattern in patterns:
+        matched = [
+            name
+            for name in names
+            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+        ]
+        if not matched:
+            raise ModelError(unknown_name("layer in ignored_layers", pattern, names))
+        found.update(matched)
+    return found
+
+
+def _restore(module: nn.Module, modes: Mapping[str, bool]) -> None:
+    for name, layer in module.named_modules():
+        layer.training = modes[name]

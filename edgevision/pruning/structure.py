@@ -1,0 +1,183 @@
+"""The widths of a pruned network as JSON values, and back into a fresh module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgevision.errors import ModelError
+
+VERSION = 1
+
+
+def structure_of(pruned: nn.Module, original: nn.Module) -> dict[str, Any]:
+    """What :func:`rebuild` needs to give ``original`` the widths of ``pruned``.
+
+    Returns:
+        ``{"version": 1, "attributes": {module: {name: int | [int]}}, "tensors": {name: [int]}}``
+        with only the whole-number attributes and the tensor shapes that differ, such as
+        ``in_channels``, ``num_features``, ``normalized_shape``. Weights are stored elsewhere.
+
+    Raises:
+        ModelError: the two do not have the same layers.
+    """
+    layers, narrowed = dict(original.named_modules()), dict(pruned.named_modules())
+    tensors, narrow_tensors = _tensors(original), _tensors(pruned)
+    if layers.keys() != narrowed.keys() or tensors.keys() != narrow_tensors.keys():
+        odd = sorted((layers.keys() ^ narrowed.keys()) | (tensors.keys() ^ narrow_tensors.keys()))
+        raise ModelError(
+            f"The pruned network does not have the layers of the original: {', '.join(odd[:5])}."
+        )
+    attributes: dict[str, dict[str, Any]] = {}
+    for name, layer in layers.items():
+        wanted = _numbers(narrowed[name])
+        changed = {
+            key: list(wanted[key]) if isinstance(wanted[key], tuple) else wanted[key]
+            for key, value in _numbers(layer).items()
+            if key in wanted and wanted[key] != value
+        }
+        if changed:
+            attributes[name] = changed
+    return {
+        "version": VERSION,
+        "attributes": attributes,
+        "tensors": {
+            name: list(narrow_tensors[name].shape)
+            for name, tensor in tensors.items()
+            if tensor.shape != narrow_tensors[name].shape
+        },
+    }
+
+
+def rebuild(module: nn.Module, structure: dict[str, Any]) -> nn.Module:
+    """Give an unpruned ``module`` the widths in ``structure``, in place, and return it.
+
+    Narrowed tensors are zero afterwards: load the stored weights next, with ``strict=True``.
+    Modes, devices, dtypes, ``requires_grad`` and shared parameters stay.
+
+    Raises:
+        ModelError: the structure does not fit the module: unknown version, layer or attribute,
+            a size that is not a whole number from 1 up to the unpruned one, or sizes of one
+            layer that contradict each other. The module is unchanged then.
+    """
+    attributes, shapes = _parts(structure)
+    layers, tensors = dict(module.named_modules()), _tensors(module)
+    for name, changes in attributes.items():
+        _check_attributes(name, changes, layers)
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise ModelError(f"The structure names tensor '{name}', which the model lacks.")
+        _check_sizes(f"tensor '{name}'", shape, tuple(tensors[name].shape))
+    wanted = {name: shapes.get(name, list(tensor.shape)) for name, tensor in tensors.items()}
+    for name, layer in layers.items():
+        _check_layer(name, layer, attributes.get(name, {}), wanted)
+
+    for name, changes in attributes.items():
+        for key, value in changes.items():
+            setattr(layers[name], key, tuple(value) if isinstance(value, list) else value)
+    replaced: dict[int, torch.Tensor] = {}
+    for name, shape in shapes.items():
+        old = tensors[name]
+        if id(old) not in replaced:
+            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+            replaced[id(old)] = (
+                nn.Parameter(new, requires_grad=old.requires_grad)
+                if isinstance(old, nn.Parameter)
+                else new
+            )
+        owner, _, key = name.rpartition(".")
+        setattr(layers[owner], key, replaced[id(old)])
+    return module
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...]]:
+    """Public attributes of ``layer`` that are whole numbers or tuples of them."""
+    return {
+        key: value
+        for key, value in vars(layer).items()
+        if not key.startswith("_")
+        and (_is_int(value) or (isinstance(value, tuple) and value and all(map(_is_int, value))))
+    }
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _parts(structure: Any) -> tuple[dict[str, dict[str, Any]], dict[str, list[int]]]:
+    if not isinstance(structure, dict) or set(structure) != {"version", "attributes", "tensors"}:
+        raise ModelError(
+            "Expected a structure with version, attributes and tensors, "
+            f"got {sorted(structure) if isinstance(structure, dict) else type(structure).__name__}."
+        )
+    if structure["version"] != VERSION:
+        raise ModelError(f"Expected structure version {VERSION}, got {structure['version']!r}.")
+    attributes, shapes = structure["attributes"], structure["tensors"]
+    if not isinstance(attributes, dict) or not isinstance(shapes, dict):
+        raise ModelError("Expected attributes and tensors of the structure to be mappings.")
+    return attributes, shapes
+
+
+def _check_attributes(name: str, changes: Any, layers: dict[str, nn.Module]) -> None:
+    if name not in layers:
+        raise ModelError(f"The structure names layer '{name}', which the model lacks.")
+    if not isinstance(changes, dict):
+        raise ModelError(f"Expected attributes of '{name}', got {type(changes).__name__}.")
+    known = _numbers(layers[name])
+    for key, value in changes.items():
+        if key not in known:
+            raise ModelError(f"The structure sets '{key}' of '{name}', which it does not have.")
+        present = known[key]
+        place = f"'{key}' of '{name}'"
+        if isinstance(present, tuple):
+            _check_sizes(place, value, present)
+        else:
+            _check_sizes(place, [value], (present,))
+
+
+def _check_sizes(place: str, value: Any, limit: tuple[int, ...]) -> None:
+    if not isinstance(value, list) or len(value) != len(limit) or not all(map(_is_int, value)):
+        raise ModelError(f"Expected {len(limit)} whole numbers for {place}, got {value!r}.")
+    if not all(1 <= size <= most for size, most in zip(value, limit, strict=True)):
+        raise ModelError(f"Expected sizes from 1 up to {list(limit)} for {place}, got {value}.")
+
+
+def _check_layer(
+    name: str, layer: nn.Module, changes: dict[str, Any], wanted: dict[str, list[int]]
+) -> None:
+    """The shapes of a layer's tensors must be those that its attributes demand."""
+
+    def size(key: str) -> int:
+        return int(changes.get(key, getattr(layer, key)))
+
+    prefix = f"{name}." if name else ""
+    if isinstance(layer, nn.Linear):
+        expected = {"weight": [size("out_features"), size("in_features")]}
+        width = size("out_features")
+    elif isinstance(layer, nn.modules.conv._ConvNd):
+        groups, inputs, width = size("groups"), size("in_channels"), size("out_channels")
+        if inputs % groups or width % groups:
+            raise ModelError(
+                f"Expected channels of '{name}' divisible by its {groups} groups, "
+                f"got {inputs} in and {width} out."
+            )
+        sides = [inputs, width // groups] if layer.transposed else [width, inputs // groups]
+        expected = {"weight": [*sides, *layer.kernel_size]}
+    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        width = size("num_features")
+        expected = {key: [width] for key in ("weight", "running_mean", "running_var")}
+    else:
+        return
+    for key, shape in {**expected, "bias": [width]}.items():
+        have = wanted.get(prefix + key)
+        if have is not None and have != shape:
+            raise ModelError(f"Expected {shape} for '{prefix}{key}', got {have}.")

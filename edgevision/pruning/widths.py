@@ -1,0 +1,121 @@
+"""How many channels each group keeps: the one place that decides widths.
+
+A choice is a mapping from group name to the units it keeps. The pruner applies any such mapping,
+so another way to choose (from measured latency, say) replaces :func:`choose_widths` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edgevision.errors import ModelError
+from edgevision.pruning.graph import Group, Ints
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """A group with its scores: which units leave first, and which widths it may have.
+
+    ``order`` lists the units from the least important on; ``scores`` are theirs, in that order.
+    ``allowed`` holds the numbers of units that may stay, descending, the present one first.
+    ``original`` is the number of units before the first step.
+    """
+
+    group: Group
+    order: Ints
+    scores: np.ndarray[tuple[int], np.dtype[np.float64]]
+    allowed: tuple[int, ...]
+    original: int
+
+
+def prunable(
+    group: Group, scores: torch.Tensor, *, round_to: int, max_ratio: float, original: int
+) -> Prunable | None:
+    """Order the units of ``group`` and find its allowed widths.
+
+    A width is allowed if every convolution and linear layer that the group narrows then keeps a
+    multiple of ``round_to`` of the group's channels, and if at most ``max_ratio`` of the
+    ``original`` units is gone.
+
+    Returns:
+        None if no width below the present one is allowed.
+    """
+    per_unit = np.array([float(scores[torch.as_tensor(unit)].mean()) for unit in group.units])
+    order = np.argsort(per_unit, kind="stable")
+    step = 1
+    for slot in group.slots:
+        for channels in np.unique(group.layer_units(slot)):
+            if channels:
+                step = math.lcm(step, round_to // math.gcd(round_to, int(channels)))
+    units = len(group.units)
+    least = max(math.ceil(original * (1.0 - max_ratio) - 1e-9), 1)
+    smaller = [kept for kept in range(step, units, step) if kept >= least]
+    if not smaller:
+        return None
+    return Prunable(group, order, per_unit[order], (units, *reversed(smaller)), original)
+
+
+def choose_widths(
+    groups: Sequence[Prunable],
+    reached: Callable[[Mapping[str, int]], bool],
+    *,
+    global_ranking: bool,
+) -> dict[str, int]:
+    """Narrow the groups move by move until ``reached`` says so.
+
+    A move takes one group to its next allowed width. Moves come in the order of the share of
+    channels that is gone after them (all groups equally), or with ``global_ranking`` of the mean
+    importance of the units that leave. The first choice that reaches the goal is returned, so
+    it is overshot by less than one move.
+
+    Args:
+        groups: the groups with their allowed widths.
+        reached: whether a choice meets the goal; once true it stays true for narrower choices.
+
+    Raises:
+        ModelError: the narrowest choice does not reach the goal.
+    """
+    moves: list[tuple[float, int, int, int]] = []
+    for position, item in enumerate(groups):
+        key = -math.inf
+        for move, (before, after) in enumerate(zip(item.allowed, item.allowed[1:], strict=False)):
+            units = len(item.group.units)
+            if global_ranking:
+                rank = float(item.scores[units - before : units - after].mean())
+            else:
+                rank = 1.0 - after / item.original
+            key = max(key, rank)  # a group's own moves stay in order
+            moves.append((key, move, position, after))
+    moves.sort()
+
+    def after_moves(number: int) -> dict[str, int]:
+        kept = {item.group.name: item.allowed[0] for item in groups}
+        for _, _, position, after in moves[:number]:
+            kept[groups[position].group.name] = after
+        return kept
+
+    if not reached(after_moves(len(moves))):
+        raise ModelError("The pruning target cannot be reached.")
+    low, high = 0, len(moves)
+    while low < high:
+        middle = (low + high) // 2
+        if reached(after_moves(middle)):
+            high = middle
+        else:
+            low = middle + 1
+    return after_moves(low)
+
+
+def even_widths(groups: Sequence[Prunable], ratio: float) -> dict[str, int]:
+    """Take the fraction ``ratio`` of the original channels from each group, to the nearest width."""
+    return {
+        item.group.name: min(
+            item.allowed, key=lambda kept: (abs(item.original * (1.0 - ratio) - kept), kept)
+        )
+        for item in groups
+    }
