@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,16 @@ class ImageDataset(ABC):
     def describe(self, index: int) -> str:
         """The image's name in messages and manifests, e.g. its path."""
         return f"{self.name}[{index}]"
+
+    def image_hash(self, index: int) -> str:
+        """sha256 hex that tells the image's content, here of its shape and pixels.
+
+        Equal for equal images of one kind of data set; file based ones may hash the file.
+        """
+        image = self.image(index)
+        digest = hashlib.sha256(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ class BatchLoader:
             ]
         )
         chances[chances == 0] = chances[chances > 0].min(initial=1.0)
-        return chances / chances.sum()
+        even: npt.NDArray[np.float64] = chances / chances.sum()
+        return even
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Iterate over ``epoch`` (from 0) next, beginning at ``start_step``."""

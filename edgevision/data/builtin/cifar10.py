@@ -24,7 +24,7 @@ class Cifar10(FetchedData):
     """The whole set; the test part is the validation split."""
 
     name = "cifar10"
-    summary = "50 000 + 10 000 photographs of 32x32 in ten classes; fetched, 140 MB"
+    summary = "50 000 + 10 000 photos, 32x32 RGB, ten classes; fetched, 139 MB"
     labels = (
         "airplane",
         "automobile",

@@ -34,7 +34,7 @@ class FashionMnist(FetchedData):
     """The whole set; the test part is the validation split."""
 
     name = "fashion-mnist"
-    summary = "60 000 + 10 000 gray pictures of 28x28 in ten classes; fetched, 31 MB"
+    summary = "60 000 + 10 000 pictures, 28x28 gray, ten classes; fetched, 31 MB"
     labels = LABELS
     preprocessing = PREPROCESSING
     hub_name = "zalando-datasets/fashion_mnist"

