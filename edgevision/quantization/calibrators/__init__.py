@@ -1,0 +1,12 @@
+"""Calibrators, by name. A new one is its file and one line here."""
+
+from __future__ import annotations
+
+from edgevision.quantization.calibrators.base import Observer
+from edgevision.registry import Registry
+
+CALIBRATORS: Registry[type[Observer]] = Registry("calibration method")
+CALIBRATORS.add("minmax", "edgevision.quantization.calibrators.minmax:MinMaxObserver")
+CALIBRATORS.add("percentile", "edgevision.quantization.calibrators.percentile:PercentileObserver")
+
+__all__ = ["CALIBRATORS", "Observer"]

@@ -1,0 +1,67 @@
+"""Run a scheme's rules over a graph: where each Q/DQ pair goes, before any number is known."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto
+
+from edgevision.errors import ModelError
+from edgevision.export.graph import Graph
+from edgevision.quantization.rules import RULES, Placer
+from edgevision.quantization.rules.base import Plan, Refusal
+from edgevision.quantization.schemes import Scheme
+
+_SMALL = 4096  # bytes; shapes and axes, whose values inference needs, are far smaller
+
+
+def place(model: onnx.ModelProto, scheme: Scheme) -> Plan:
+    """Plan the Q/DQ pairs of ``scheme`` for the float ``model``; the model is not changed.
+
+    Nodes are visited in the graph's (topological) order, so a rule may look at what was decided
+    for those before it.
+
+    Raises:
+        ModelError: shapes and types of the graph contradict each other.
+    """
+    graph = Graph(model)
+    placer = Placer(graph, scheme, float32_tensors(model))
+    for position, node in enumerate(graph.nodes):
+        rule = scheme.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if rule is None:
+            reason = scheme.float_reasons.get(
+                node.op_type, f"scheme '{scheme.name}' has no rule for {node.op_type}"
+            )
+            placer.plan.outcomes[position] = Refusal(reason)
+        else:
+            placer.plan.outcomes[position] = RULES.get(rule)(node, placer)
+    return placer.plan
+
+
+def float32_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of all activations that shape inference finds to be float32."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(_without_weights(model))
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(f"Shape inference fails: {error}") from error
+    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
+    return {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with its large constants as inputs: inference copies the model several times."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    listed = {value.name for value in graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() < _SMALL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in listed:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            graph.input.append(value)
+    return light
