@@ -148,7 +148,7 @@ def _layers(job: Job, shipped: str) -> tuple[LayerRow, ...]:
     graph = next(g for g in graphs(job) if g.file == shipped)
     asked = {}
     if graph.scheme is not None:
-        asked = job.done("quantize").json("emit.json")[graph.scheme]["precisions"]
+        asked = job.done("quantize").json("emit.json")[graph.scheme]["asked"]
     before = {layer["name"]: layer["time_ms"] for layer in built[BASELINE]["layers"]}
     return tuple(
         LayerRow(

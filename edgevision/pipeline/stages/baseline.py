@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job, model_digest
 from edgevision.pipeline.store import Stage
+
+if TYPE_CHECKING:
+    from edgevision.train import Progress as Standing
 
 
 class Baseline(Stage[Job]):
@@ -30,49 +34,41 @@ class Baseline(Stage[Job]):
         }
 
     def run(self, job: Job, work: Path) -> None:
-        import torch
+        from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
+        from edgevision.train import evaluate
+        from edgevision.train.job import train
 
-        from edgevision.models import create
-        from edgevision.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-        from edgevision.train import evaluate, fit
-
-        folder = work / "checkpoint"
-        if job.checkpoint is not None and job.card is not None:
+        folder, training = work / "checkpoint", work / "training"
+        if job.checkpoint is not None:
             module, card = load_checkpoint(job.checkpoint)
-            card = card.model_copy(update={"preprocessing": job.preprocessing.to_dict()})
-            save_checkpoint(folder, module, card)
         elif not (folder / "model.json").exists():  # written last
-            channels, *size = job.preprocessing.input_shape
-            torch.manual_seed(job.recipe.seed)
-            module = create(
+            data = replace(job.data, preprocessing=job.preprocessing)
+            train(
                 job.recipe.model,
-                num_classes=len(job.data.labels),
-                in_channels=channels,
-                image_size=(size[0], size[1]),
-            )
-            result = fit(
-                module,
-                job.data,
-                job.preprocessing,
-                job.task,
-                job.train,
-                folder=work / "training",
-                progress=partial(job.progress, "training"),
-            )
-            card = ModelCard(
-                reference=job.recipe.model,
+                data,
+                out=training,
+                config=job.train,
                 task=job.recipe.task,
-                labels=job.data.labels,
-                in_channels=channels,
-                preprocessing=job.preprocessing.to_dict(),
-                structure=None,
-                metrics=result.metrics,
-                lineage={"data": job.data_digest(), "train": job.train.model_dump(mode="json")},
+                progress=training_progress(job, "training"),
             )
-            save_checkpoint(folder, result.module, card)
-        shutil.rmtree(work / "training", ignore_errors=True)
-        module, card = load_checkpoint(folder)
+            module, card = load_checkpoint(training)
+        else:
+            module, card = load_checkpoint(folder)
+        card = card.model_copy(update={"preprocessing": job.preprocessing.to_dict()})
+        save_checkpoint(folder, module, card)
+        shutil.rmtree(training, ignore_errors=True)
         job.progress("evaluating FP32", 0, 1, "")
         metrics = evaluate(module, job.data.validation, job.preprocessing, job.task)
         job.progress("evaluating FP32", 1, 1, f"{metrics[job.task.metric_name]:.2f} %")
         write_json(work / "metrics.json", metrics)
+
+
+def training_progress(job: Job, phase: str) -> Callable[[Standing], None]:
+    """Shows a training run as one phase of ``job``: epochs in steps, loss, accuracy, time left."""
+
+    def tell(at: Standing) -> None:
+        done, total = at.epoch * at.steps + at.step, at.epochs * at.steps
+        metric = "" if at.metric is None else f", {at.metric:.2f} %"
+        job.progress(phase, min(done, total), total, f"loss {at.loss:.3f}{metric}")
+
+    return tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,4 +58,4 @@ def export_checkpoint(job: Job, checkpoint: Path, path: Path) -> dict[str, Any]:
     count = min(CHECK_IMAGES, len(data))
     picked = np.linspace(0, len(data) - 1, count).astype(int)
     pixels = np.stack([job.preprocessing.geometry(data.image(int(i))) for i in picked])
-    return check_against_torch(path, module, job.preprocessing.normalize(pixels)).to_dict()
+    return asdict(check_against_torch(path, module, job.preprocessing.normalize(pixels)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
+from edgevision.pipeline.stages.baseline import training_progress
 from edgevision.pipeline.store import Stage
 from edgevision.tasks.base import LossOptions
 
@@ -58,7 +58,7 @@ class Prune(Stage[Job]):
                 tune,
                 folder=work / f"step-{step}",
                 teacher=teacher,
-                progress=partial(job.progress, f"fine-tuning {step}/{steps}"),
+                progress=training_progress(job, f"fine-tuning {step}/{steps}"),
             )
 
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

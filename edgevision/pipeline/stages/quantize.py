@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Quantize(Stage[Job]):
             "export": job.key("export"),
             "quantize": job.recipe.quantize.model_dump(),
             "seed": job.recipe.seed,
-            "data": job.data_digest()["train"],
+            "data": job.data_digest(),
         }
 
     def run(self, job: Job, work: Path) -> None:
@@ -33,23 +33,29 @@ class Quantize(Stage[Job]):
 
         assert job.recipe.quantize is not None
         section = job.recipe.quantize
-        chosen = sample_calibration(job.data.train, job.task, section.images, job.recipe.seed)
-        chosen.refuse_overlap(job.data.validation)
+        count = min(section.images, len(job.data.train))
+        chosen = sample_calibration(
+            job.data.train, job.task, count, job.recipe.seed, validation=job.data.validation
+        )
         write_json(work / "calibration-set.json", chosen.manifest())
         graph = float_graph(job)
         table = calibrate(
             graph,
             chosen.batches(job.preprocessing, BATCH),
             method=section.method,
-            set_digest=chosen.digest,
-            progress=partial(job.progress, "calibrating"),
+            calibration_digest=chosen.digest,
+            progress=lambda seen: job.progress("calibrating", seen, count, ""),
         )
         table.save(work / "calibration.json")
         reports = {}
         for index, scheme in enumerate(scheme_names()):
             job.progress("emitting Q/DQ", index, len(scheme_names()), scheme)
             report = emit(graph, table, scheme, work / f"model.int8.{scheme}.onnx")
-            reports[scheme] = report.to_dict()
+            reports[scheme] = {
+                "asked": {node.name: node.asked for node in report.nodes},
+                "left_in_float": {n.name: n.reason for n in report.nodes if n.asked == "float"},
+                "findings": [asdict(finding) for finding in report.findings],
+            }
         job.progress("emitting Q/DQ", len(reports), len(reports), "")
         write_json(work / "emit.json", reports)
 

@@ -1,0 +1,185 @@
+"""What this machine can build and run, and what is missing for the rest. Works in a base install."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from edgevision.backends import BACKENDS, get_backend
+from edgevision.devices import environment, this_machine
+from edgevision.errors import EdgeVisionError
+from edgevision.targets import Target, load_target, target_names
+from edgevision.types import Availability, DeviceInfo
+
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)")
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([A-Za-z0-9._-]+)['"]""")
+_OLDEST_PYTHON = (3, 10)
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """Whether engines for a target can be built and run on this machine."""
+
+    target: Target
+    builds: Availability
+    runs: Availability
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend builds and runs here; ``install`` says how to get it where it does not."""
+
+    name: str
+    builds: Availability
+    runs: Availability
+    install: str | None
+
+
+@dataclass(frozen=True)
+class ExtraStatus:
+    """Versions of an extra's packages, None for one that is missing."""
+
+    name: str
+    packages: dict[str, str | None]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every package is here."""
+        return all(self.packages.values())
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'edgevision[{self.name}]'"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything that ``edgevision doctor`` shows."""
+
+    environment: dict[str, Any]
+    extras: tuple[ExtraStatus, ...]
+    backends: tuple[BackendStatus, ...]
+    targets: tuple[TargetStatus, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "environment": self.environment,
+            "extras": {
+                extra.name: {
+                    "complete": extra.is_complete,
+                    "packages": extra.packages,
+                    "install": None if extra.is_complete else extra.install,
+                }
+                for extra in self.extras
+            },
+            "backends": {
+                status.name: {
+                    "builds": asdict(status.builds),
+                    "runs": asdict(status.runs),
+                    "install": status.install,
+                }
+                for status in self.backends
+            },
+            "targets": {
+                status.target.reference: {
+                    "backend": status.target.backend,
+                    "scheme": status.target.scheme,
+                    "scheme_reason": status.target.scheme_reason,
+                    "builds": asdict(status.builds),
+                    "runs": asdict(status.runs),
+                }
+                for status in self.targets
+            },
+        }
+
+
+def survey() -> Survey:
+    """Look at this machine: packages, backends and every target that ships."""
+    return Survey(
+        environment=environment(),
+        extras=tuple(extras()),
+        backends=tuple(backend_status(name) for name in BACKENDS),
+        targets=tuple(target_status(load_target(name)) for name in target_names()),
+    )
+
+
+def backend_status(name: str) -> BackendStatus:
+    """Whether the backend ``name`` builds and runs here."""
+    backend = get_backend(name)
+    builds, runs = backend.is_available(), backend.can_run()
+    return BackendStatus(name, builds, runs, None if builds.ok else backend.install)
+
+
+def target_status(target: Target, machine: DeviceInfo | None = None) -> TargetStatus:
+    """Whether engines for ``target`` can be built and run on ``machine`` (default: this one)."""
+    machine = machine or this_machine()
+    try:
+        backend = get_backend(target.backend)
+    except EdgeVisionError as error:
+        unknown = Availability(False, error.message)
+        return TargetStatus(target, unknown, unknown)
+    elsewhere = _elsewhere(target, machine)
+    if elsewhere is not None:
+        return TargetStatus(target, elsewhere, elsewhere)
+    runs = backend.can_run()
+    if runs.ok and target.compute_capabilities:
+        here = (machine.compute_capability or "").replace(".", "")
+        if here not in target.compute_capabilities:
+            served = ", ".join(target.compute_capabilities)
+            runs = Availability(False, f"this GPU is of compute capability {here}, not {served}")
+    return TargetStatus(target, backend.is_available(), runs)
+
+
+def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
+    """Why a target that is one device alone is not this machine."""
+    model = target.device_model
+    if target.builds != "on-device" or model is None:
+        return None
+    if target.jetpack is not None:
+        version = tuple(int(part) for part in target.jetpack.python.split("."))
+        if version < _OLDEST_PYTHON:
+            return Availability(
+                False,
+                f"JetPack {target.jetpack.version} has Python {target.jetpack.python} and "
+                "EdgeVision needs 3.10: copy the ONNX file there and build with trtexec",
+            )
+    words = machine.name.lower().split()
+    if all(word in words for word in model.lower().split()):
+        return None
+    return Availability(False, f"its engines are built and run on the {model} itself")
+
+
+def extras() -> list[ExtraStatus]:
+    """The package's extras, with the version of each package of theirs, as its metadata says."""
+    found: dict[str, dict[str, str | None]] = {}
+    for line in metadata.requires("edgevision") or []:
+        extra, name = _EXTRA.search(line), _REQUIREMENT.match(line)
+        if extra is None or name is None or name[1] == "edgevision":
+            continue
+        if "sys_platform" in line and f"'{sys.platform}'" not in line.replace('"', "'"):
+            continue
+        found.setdefault(extra[1], {})[name[1]] = _version(name[1])
+    return [ExtraStatus(name, packages) for name, packages in sorted(found.items())]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def headline() -> str:
+    """One line on Python, system and machine."""
+    machine = this_machine()
+    gpu = f", {machine.gpu} (SM {machine.compute_capability})" if machine.gpu else ", no NVIDIA GPU"
+    return (
+        f"Python {platform.python_version()} on {machine.system} {machine.architecture}: "
+        f"{machine.name}, {machine.cores} cores, {machine.memory_mb / 1024:.0f} GB{gpu}"
+    )
