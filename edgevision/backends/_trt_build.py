@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgevision.backends._onnx_file import OnnxFile
+from edgevision.backends.onnx_file import OnnxFile
 from edgevision.backends.base import BuildOptions, check_batch
 from edgevision.errors import ModelError, UnavailableError, unknown_name
 from edgevision.files import write_atomic
@@ -18,6 +18,7 @@ from edgevision.files import write_atomic
 _OLDEST_OPSET = 9
 _FOR_CPU = "This graph is quantized for a CPU; emit it with the scheme 'tensorrt'."
 _MIB = 1 << 20
+_PARTS = 1000  # of a whole build, in reports of progress
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _keep_timing_cache(config: Any, options: BuildOptions) -> None:
 
 
 class _Watch:
-    """Reports phases to ``progress``; what that raises stops the build and is kept in ``stopped``.
+    """Reports to ``progress``; what that raises stops the build and is kept in ``stopped``.
 
     An exception must not cross the vendor's frames, Ctrl-C in a callback included. Keep this object
     until the build is over: the vendor's config holds no reference to the monitor.
@@ -237,25 +238,45 @@ class _Watch:
         self, trt: Any, config: Any, progress: Callable[[str, int, int], None] | None
     ) -> None:
         self.stopped: BaseException | None = None
-        self._totals: dict[str, int] = {}
+        self._running: dict[str, list[int]] = {}  # phase → steps and those done, outermost first
+        self._told = -1
         self._progress = progress
         if progress is not None and hasattr(trt, "IProgressMonitor"):
             self._monitor = _make_monitor(trt, self)
             config.progress_monitor = self._monitor
 
     def start(self, phase: str, steps: int) -> None:
-        self._totals[phase] = steps
-        self.tell(phase, 0)
+        """A phase begins, inside those that run."""
+        self._running[phase] = [max(steps, 1), 0]
+        self._tell()
 
-    def tell(self, phase: str, done: int | None) -> bool:
-        """Report; True to carry on. ``done`` None: the phase is over."""
-        total = self._totals.get(phase, 0)
-        if self._progress is not None and self.stopped is None:
-            try:
-                self._progress(phase, total if done is None else done, total)
-            except BaseException as error:  # noqa: BLE001 - raised again after the build
-                self.stopped = error
+    def step(self, phase: str, done: int) -> bool:
+        """``done`` steps of a phase are done; True to carry on."""
+        if phase in self._running:
+            self._running[phase][1] = done
+        self._tell()
         return self.stopped is None
+
+    def finish(self, phase: str) -> None:
+        """A phase is over."""
+        self._running.pop(phase, None)
+        if not self._running:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Phases nest: a phase's steps share out one step of the phase around it."""
+        value, share = (0.0 if self._running else 1.0), 1.0
+        for steps, done in self._running.values():
+            value += share * done / steps
+            share /= steps
+        parts = int(_PARTS * value)
+        if self._progress is None or self.stopped is not None or parts <= self._told:
+            return
+        self._told = parts
+        try:
+            self._progress("engine", parts, _PARTS)
+        except BaseException as error:  # noqa: BLE001 - raised again after the build
+            self.stopped = error
 
 
 def _make_monitor(trt: Any, watch: _Watch) -> Any:
@@ -267,10 +288,10 @@ def _make_monitor(trt: Any, watch: _Watch) -> Any:
             watch.start(phase, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            return watch.tell(phase, step + 1)
+            return watch.step(phase, step + 1)
 
         def phase_finish(self, phase: str) -> None:
-            watch.tell(phase, None)
+            watch.finish(phase)
 
     return Monitor()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgevision.backends._cuda import Cuda
-from edgevision.backends._onnx_file import OnnxFile, read_onnx
+from edgevision.backends.onnx_file import OnnxFile, read_onnx
 from edgevision.backends._trt_build import Built, Log, build_plan
 from edgevision.backends._trt_layers import layers_from_inspector, layers_from_log
 from edgevision.backends._trt_runner import TensorRTRunner, check_header, deserialize, inspect

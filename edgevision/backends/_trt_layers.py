@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgevision.backends._onnx_file import OnnxFile
+from edgevision.backends.onnx_file import OnnxFile
 from edgevision.errors import InputError
 from edgevision.types import LayerInfo
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.backends._onnx_file import read_onnx
+from edgevision.backends.onnx_file import read_onnx
 from edgevision.backends.base import Arrays, Artifact, Backend, BuildOptions, Runner, check_batch
 from edgevision.errors import InputError, ModelError
 from edgevision.files import write_atomic

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgevision.backends import get_backend
+from edgevision.backends.onnx_file import read_onnx
 from edgevision.backends.base import Artifact, Backend, BuildOptions, ShapeRange
 from edgevision.bundle import ArtifactEntry, Bundle, add_engine, open_bundle
 from edgevision.devices import package_versions
@@ -44,7 +45,7 @@ def build_engine(
     target: str,
     *,
     out: str | Path | None = None,
-    batch: ShapeRange = DEFAULT_BATCH,
+    batch: ShapeRange | None = None,
     compute_capabilities: Sequence[str] = (),
     workspace_mb: int | None = None,
     timing_cache: str | Path | None = None,
@@ -58,7 +59,8 @@ def build_engine(
         target: name as ``load_target`` takes it.
         out: file to write, its sidecar ``<out>.json`` beside it. None: into the bundle, or beside
             the ONNX file.
-        batch: sizes that the engine accepts, tuned for ``batch.opt``.
+        batch: sizes that the engine accepts, tuned for ``batch.opt``; None: 1 to 32, tuned for 1,
+            or the batch that the graph is fixed to.
         compute_capabilities: SM names instead of the target's.
         workspace_mb: limit of the builder's scratch memory; None: a quarter of the memory of a
             target that is built on the device, else the builder's own limit.
@@ -76,12 +78,12 @@ def build_engine(
     if not status.builds.ok:
         raise UnavailableError(
             f"An engine for '{device.reference}' cannot be built here: {status.builds.reason}.",
-            hint=backend.install if not backend.is_available().ok else None,
+            hint=status.hint,
         )
     if workspace_mb is None and device.builds == "on-device" and device.memory_mb:
         workspace_mb = device.memory_mb // 4
     options = BuildOptions(
-        batch=batch,
+        batch=batch or DEFAULT_BATCH,
         compute_capabilities=tuple(compute_capabilities) or device.compute_capabilities,
         workspace_mb=workspace_mb,
         timing_cache=Path(timing_cache) if timing_cache is not None else None,
@@ -89,6 +91,8 @@ def build_engine(
     )
     path = Path(source)
     if path.suffix == ".onnx":
+        if batch is None:
+            options = replace(options, batch=_batch_of(path))
         file = Path(out) if out is not None else _beside(path, device, backend)
         return _to_file(device, backend, path, file, options)
     if backend.artifact_suffix == ".onnx":
@@ -153,6 +157,14 @@ def _graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
         f"'{device.name}' needs; it has: {', '.join(schemes)}.",
         hint=f"Compress it for that target: edgevision compress … --target {device.name}",
     )
+
+
+def _batch_of(onnx: Path) -> ShapeRange:
+    if not onnx.is_file():
+        raise InputError(f"No file at {onnx}.")
+    shape = read_onnx(onnx).inputs[0].shape
+    size = shape[0] if shape else None
+    return ShapeRange(size, size, size) if isinstance(size, int) else DEFAULT_BATCH
 
 
 def _beside(onnx: Path, device: Target, backend: Backend) -> Path:

@@ -1,4 +1,4 @@
-"""What this machine can build and run, and what is missing for the rest. Works in a base install."""
+"""What this machine can build and run, and what is missing for the rest, in a base install too."""
 
 from __future__ import annotations
 
@@ -17,16 +17,29 @@ from edgevision.types import Availability, DeviceInfo
 
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([A-Za-z0-9._-]+)['"]""")
+_THERE = "Copy the bundle or the ONNX file to the device and build there."
 _OLDEST_PYTHON = (3, 10)
 
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """Whether engines for a target can be built and run on this machine."""
+    """Whether engines for a target can be built and run on this machine.
+
+    ``hint`` is the way to one that cannot be built here.
+    """
 
     target: Target
     builds: Availability
     runs: Availability
+    hint: str | None = None
+
+    @property
+    def obstacles(self) -> str:
+        """Why not, in one line; empty where the target builds and runs here."""
+        found = [one.reason for one in (self.builds, self.runs) if not one.ok]
+        if self.target.scheme is None:
+            found.append(self.target.scheme_reason)
+        return "; ".join(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -126,14 +139,15 @@ def target_status(target: Target, machine: DeviceInfo | None = None) -> TargetSt
         return TargetStatus(target, unknown, unknown)
     elsewhere = _elsewhere(target, machine)
     if elsewhere is not None:
-        return TargetStatus(target, elsewhere, elsewhere)
+        return TargetStatus(target, elsewhere, elsewhere, _THERE)
     runs = backend.can_run()
     if runs.ok and target.compute_capabilities:
         here = (machine.compute_capability or "").replace(".", "")
         if here not in target.compute_capabilities:
             served = ", ".join(target.compute_capabilities)
             runs = Availability(False, f"this GPU is of compute capability {here}, not {served}")
-    return TargetStatus(target, backend.is_available(), runs)
+    builds = backend.is_available()
+    return TargetStatus(target, builds, runs, None if builds.ok else backend.install)
 
 
 def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
@@ -146,8 +160,8 @@ def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
         if version < _OLDEST_PYTHON:
             return Availability(
                 False,
-                f"JetPack {target.jetpack.version} has Python {target.jetpack.python} and "
-                "EdgeVision needs 3.10: copy the ONNX file there and build with trtexec",
+                f"JetPack {target.jetpack.version} has Python {target.jetpack.python}, EdgeVision "
+                "needs 3.10: build there with trtexec from the ONNX file",
             )
     words = machine.name.lower().split()
     if all(word in words for word in model.lower().split()):
