@@ -91,7 +91,9 @@ def observed_tensors(model: onnx.ModelProto) -> list[str]:
     """Names of all activation tensors that any registered scheme quantizes, sorted."""
     wanted: set[str] = set()
     for name in scheme_names():
-        wanted |= place(model, get_scheme(name)).activations.keys()
+        plan = place(model, get_scheme(name))
+        wanted |= plan.activations.keys()
+        wanted = wanted.union(*plan.scale_groups)
     return sorted(wanted)
 
 

@@ -39,7 +39,7 @@ class Histogram:
     bins: Int64 = field(default_factory=_empty)
 
     def add(self, values: npt.NDArray[np.float32], low: float, high: float) -> None:
-        """Count ``values``, a flat finite array whose smallest and largest are ``low``, ``high``."""
+        """Count ``values``, flat and finite, the smallest of them ``low``, the largest ``high``."""
         self.widen(int(np.frexp(max(-low, high, 0.0))[1]))
         scale = np.float32(HALF * 2.0**-self.exponent)
         scaled = np.empty(min(_CHUNK, values.size), np.float32)

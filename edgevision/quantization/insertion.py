@@ -161,14 +161,14 @@ class _Insertion:
     ) -> str:
         """Store ``integers`` with a DequantizeLinear in front of a node; what that is called."""
         set_initializer(self.model, f"{stem}{QUANTIZED}", integers)
-        extra = {} if axis is None else {"axis": axis}
         node = helper.make_node(
             "DequantizeLinear",
             [f"{stem}{QUANTIZED}", *self._store(stem, params)],
             [f"{stem}{DEQUANTIZED}"],
             f"{stem}_DequantizeLinear",
-            **extra,
         )
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
         self.in_front.setdefault(position, []).append(node)
         return f"{stem}{DEQUANTIZED}"
 

@@ -10,10 +10,8 @@ from edgevision.export.graph import Graph
 def relu_before_pool(model: onnx.ModelProto) -> int:
     """Swap MaxPool and the Relu behind it. Exact: Relu is monotone, so it commutes with max."""
     changed = 0
-    for relu in [node for node in model.graph.node if node.op_type == "Relu"]:
-        pool = _pool_before(relu, Graph(model))
-        if pool is None:
-            continue
+    while (pair := _find(Graph(model))) is not None:
+        pool, relu = pair
         middle, end = pool.output[0], relu.output[0]
         relu.input[0], relu.output[0] = pool.input[0], middle
         pool.input[0], pool.output[0] = middle, end
@@ -21,6 +19,14 @@ def relu_before_pool(model: onnx.ModelProto) -> int:
         _swap(model.graph, pool.output[0], middle)
         changed += 1
     return changed
+
+
+def _find(graph: Graph) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    for relu in graph.nodes:
+        pool = _pool_before(relu, graph) if relu.op_type == "Relu" else None
+        if pool is not None:
+            return pool, relu
+    return None
 
 
 def _pool_before(relu: onnx.NodeProto, graph: Graph) -> onnx.NodeProto | None:

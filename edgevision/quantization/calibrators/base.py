@@ -53,6 +53,10 @@ class Observer(ABC):
     def result(self) -> TensorRange:
         """The range to quantize, from all that was seen; at least one value was."""
 
-    def _observe_impl(self, flat: npt.NDArray[np.float32], low: float, high: float) -> None: ...
+    def _observe_impl(self, flat: npt.NDArray[np.float32], low: float, high: float) -> None:
+        """What a calibrator wants to know beyond smallest, largest and count."""
+        return
 
-    def _merge_impl(self, other: Any) -> None: ...
+    def _merge_impl(self, other: Any) -> None:
+        """The same, merged."""
+        return

@@ -143,13 +143,13 @@ def int32_bias(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             message = "float bias in a quantized layer: it is not turned into an integer operator"
             found.append(Finding("int32-bias", node.name, message, "warning"))
             continue
-        scales = [graph.scale(part) for part in parts if part is not None]
-        if any(value is None for value in scales):
+        left, right, bias = (graph.scale(part) for part in parts if part is not None)
+        if left is None or right is None or bias is None:
             continue
-        product, bias = scales[0] * scales[1], scales[2]
+        product = np.broadcast_to(left * right, bias.shape)
         if graph.integer_dtype(parts[2]) != np.int32:
             found.append(Finding("int32-bias", node.name, "the quantized bias is not int32"))
-        elif not np.allclose(np.broadcast_to(product, bias.shape), bias, rtol=1e-5, atol=0):
+        elif not np.allclose(product, bias, rtol=1e-5, atol=0):
             message = (
                 "the bias is not on the scale of input times weight, which kernels take it for"
             )

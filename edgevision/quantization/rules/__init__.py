@@ -1,4 +1,4 @@
-"""Placement rules, by name: one family a file. A scheme's YAML says which operator follows which."""
+"""Placement rules, by name, one family a file. A scheme's YAML gives each operator its rule."""
 
 from __future__ import annotations
 

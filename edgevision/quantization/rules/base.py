@@ -87,7 +87,10 @@ class Placer:
 
     def quantize_output(self, node: onnx.NodeProto) -> None:
         """Route all that ``node`` computes, behind its fused activation, through Q/DQ."""
-        name = self.tail(node)
+        self.quantize_tensor(self.tail(node))
+
+    def quantize_tensor(self, name: str) -> None:
+        """Route every reading of ``name`` through Q/DQ."""
         self._route(name, self.graph.uses.get(name, []))
         if name in self.graph.outputs:
             self.plan.outputs.add(name)

@@ -18,6 +18,6 @@ def commuting(node: onnx.NodeProto, placer: Placer) -> Outcome | Refusal:
         return Outcome.FOLLOWS
     if node.output[0] in placer.graph.outputs:
         return Outcome.FOLLOWS
-    placer.quantize_output(node)
+    placer.quantize_tensor(node.output[0])
     placer.share_scale([node.input[0], node.output[0]])
     return Outcome.INT8
