@@ -119,23 +119,25 @@ def _compress(
 def verdict_table(figures: dict[str, Any]) -> Table:
     """The verify stage's figures (``verify.json``) as a table."""
     table = Table(title=f"{figures['images']} validation images, target {figures['target']}")
-    for name in ("", f"{figures['metric']} %", "drop", "p50 ms", "times FP32", "MB"):
-        table.add_column(name, justify="left" if not name else "right")
+    table.add_column("", overflow="fold")
+    for name in (f"{figures['metric']} %", "drop", "p50 ms", "times FP32", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in figures["rows"]:
         speed = row["speed"]
-        shipped = row["name"] == figures["verdict"]["shipped"]
+        ships = figures["verdict"]["passed"] and row["name"] == figures["verdict"]["shipped"]
         table.add_row(
-            row["name"] + (" [bold](ships)[/]" if shipped and figures["verdict"]["passed"] else ""),
+            row["name"].removesuffix(".onnx"),
             f"{row['accuracy']:.2f}",
             f"{figures['rows'][0]['accuracy'] - row['accuracy']:+.2f}",
             f"{speed['latency_p50_ms']:.3f}" if speed else "not measured",
-            f"{speed['speedup']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})" if speed else "",
+            f"{speed['speedup']:.2f} ({speed['low']:.2f}-{speed['high']:.2f})" if speed else "",
             f"{row['size'] / 1e6:.2f}",
+            style="bold" if ships else None,
         )
     passed = figures["verdict"]["passed"]
     proven = figures["verdict"]["proven_speed"]
     told = "[bold green]passed[/]" if passed else "[bold red]not passed[/]"
     if passed and not proven:
         told = "[bold yellow]accuracy passed; speed not measured on this machine[/]"
-    table.caption = f"Verdict: {told}"
+    table.caption = f"Verdict: {told}, best candidate {figures['verdict']['shipped']}"
     return table

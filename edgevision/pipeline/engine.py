@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.backends import get_backend
-from edgevision.backends.onnx_file import read_onnx
 from edgevision.backends.base import Artifact, Backend, BuildOptions, ShapeRange
+from edgevision.backends.onnx_file import read_onnx
 from edgevision.bundle import ArtifactEntry, Bundle, add_engine, open_bundle
 from edgevision.devices import package_versions
 from edgevision.errors import InputError, UnavailableError, UsageError

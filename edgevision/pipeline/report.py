@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from edgevision.benchmark.report_schema import (
@@ -20,6 +21,10 @@ from edgevision.bundle import AccuracyVerdict, LatencyVerdict, Verdict
 from edgevision.pipeline.assemble import lineage
 from edgevision.pipeline.candidates import BASELINE, graphs
 from edgevision.pipeline.job import Job
+
+
+# ONNX Runtime's fusions append this to a node's name.
+_TOKEN = re.compile(r"_token_\d+$")
 
 
 def verdict_of(job: Job) -> Verdict:
@@ -154,7 +159,7 @@ def _layers(job: Job, shipped: str) -> tuple[LayerRow, ...]:
         LayerRow(
             name=layer["name"],
             operator=layer["operator"],
-            asked=asked.get(layer["name"]),
+            asked=asked.get(_TOKEN.sub("", layer["name"])),
             used=layer["precision"],
             baseline_ms=before.get(layer["name"]),
             candidate_ms=layer["time_ms"],
