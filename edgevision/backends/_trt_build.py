@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgevision.backends.onnx_file import OnnxFile
 from edgevision.backends.base import BuildOptions, check_batch
+from edgevision.backends.onnx_file import OnnxFile
 from edgevision.errors import ModelError, UnavailableError, unknown_name
 from edgevision.files import write_atomic
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgevision.backends._cuda import Cuda
-from edgevision.backends.onnx_file import OnnxFile, read_onnx
 from edgevision.backends._trt_build import Built, Log, build_plan
 from edgevision.backends._trt_layers import layers_from_inspector, layers_from_log
 from edgevision.backends._trt_runner import TensorRTRunner, check_header, deserialize, inspect
 from edgevision.backends.base import Artifact, Backend, BuildOptions, Runner
+from edgevision.backends.onnx_file import OnnxFile, read_onnx
 from edgevision.devices.local import this_machine
 from edgevision.errors import InputError, MissingExtraError
 from edgevision.files import write_atomic

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.backends.onnx_file import read_onnx
 from edgevision.backends.base import Arrays, Artifact, Backend, BuildOptions, Runner, check_batch
+from edgevision.backends.onnx_file import read_onnx
 from edgevision.errors import InputError, ModelError
 from edgevision.files import write_atomic
 from edgevision.types import Availability, LayerInfo, TensorSpec
