@@ -1,0 +1,63 @@
+"""Device, processes and precision of a run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from edgevision.errors import UsageError
+from edgevision.train.config import TrainConfig
+
+
+def make_fabric(config: TrainConfig) -> tuple[Fabric, str]:
+    """The Fabric of a run and its precision, ``"fp32"`` or ``"bf16"``.
+
+    Raises:
+        UsageError: a CUDA device is asked for where there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if config.accelerator == "cuda" and not has_cuda:
+        raise UsageError(
+            "accelerator is 'cuda', but torch finds no CUDA device here.",
+            hint="Leave accelerator at 'auto' to train on the CPU.",
+        )
+    device = "cuda" if has_cuda and config.accelerator != "cpu" else "cpu"
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if computes_bf16(device) else "fp32"
+    strategy: Any = config.strategy
+    if strategy == "auto" and config.devices * config.num_nodes > 1:
+        strategy = "ddp"
+    if strategy.startswith("ddp") and config.freeze_epochs:
+        # Frozen weights get no gradient; without this the processes would wait for them.
+        strategy += "_find_unused_parameters_true"
+    # It announces its precision in every run; the checkpoint records that.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=device,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=strategy,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    return fabric, precision
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether the device has instructions for bf16; emulated, it is slower than fp32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
+
+
+def _cpu_has_bf16() -> bool:
+    from pathlib import Path
+
+    facts = Path("/proc/cpuinfo")
+    if not facts.is_file():
+        return False
+    text = facts.read_text(errors="replace")
+    return any(name in text for name in ("avx512_bf16", "amx_bf16", "bf16 "))

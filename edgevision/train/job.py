@@ -1,0 +1,91 @@
+"""From MODEL and DATA to a checkpoint folder: what ``edgevision train`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import edgevision
+from edgevision.data import DataSplits, load_data
+from edgevision.models import create
+from edgevision.models.checkpoint import ModelCard, load_card, save_checkpoint, write_json
+from edgevision.tasks import get_task
+from edgevision.train.config import TrainConfig, default_config
+from edgevision.train.loop import Progress, TrainResult, fit
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What ``train`` gives.
+
+    Attributes:
+        folder: the checkpoint, usable as MODEL.
+        card: what was written to its ``model.json``.
+        result: the trained network, its figures and history.
+    """
+
+    folder: Path
+    card: ModelCard
+    result: TrainResult
+
+
+def train(
+    model: str,
+    data: str | DataSplits,
+    *,
+    out: Path,
+    config: TrainConfig | None = None,
+    task: str = "classification",
+    image_size: tuple[int, int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainedModel:
+    """Train a network and write its checkpoint.
+
+    Args:
+        model: see ``edgevision.models.create``.
+        data: what ``edgevision.data.load_data`` takes, or splits that are loaded already.
+        out: folder of the checkpoint: ``model.safetensors``, ``model.json``, ``history.json``, and
+            ``training.safetensors``, from which an interrupted run is carried on.
+        config: default the one that suits the model.
+        image_size: (height, width); default the data's own.
+        progress: called now and then with where the run stands.
+
+    Raises:
+        ModelError, DataError, UsageError: as ``create``, ``load_data`` and ``fit`` raise them.
+    """
+    config = config or default_config(model)
+    the_task = get_task(task)
+    splits = load_data(data, image_size=image_size) if isinstance(data, str) else data
+    preprocessing = splits.preprocessing
+    module = create(
+        model,
+        num_classes=len(splits.labels),
+        in_channels=preprocessing.channels,
+        image_size=(preprocessing.height, preprocessing.width),
+    )
+    reference, structure = model, None
+    if Path(model).is_dir():  # a checkpoint that is trained on: keep what it is made of
+        base = load_card(Path(model))
+        reference, structure = base.reference, base.structure
+    result = fit(module, splits, preprocessing, the_task, config, folder=out, progress=progress)
+    card = ModelCard(
+        reference=reference,
+        task=task,
+        labels=splits.labels,
+        in_channels=preprocessing.channels,
+        preprocessing=asdict(preprocessing),
+        structure=structure,
+        metrics=result.metrics,
+        lineage={
+            "data": splits.reference,
+            "train_fingerprint": splits.train.fingerprint(),
+            "config": config.model_dump(mode="json", exclude={"weights"}),
+            "precision": result.precision,
+            "edgevision": edgevision.__version__,
+        },
+    )
+    if result.main_process:
+        save_checkpoint(out, module, card)
+        write_json(out / "history.json", result.history)
+    return TrainedModel(out, card, result)
