@@ -27,6 +27,10 @@ _FILTERS = {
 _RESIZES = ("stretch", "crop", "letterbox")
 
 
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Geometry, colour and normalization of one network input.
@@ -62,19 +66,32 @@ class Preprocessing:
                 f"preprocessing: resize must be one of {_RESIZES} and interpolation one of "
                 f"{tuple(_FILTERS)}, got {self.resize!r} and {self.interpolation!r}"
             )
-        if not (0 < self.height <= 16384 and 0 < self.width <= 16384):
+        if not (_is_whole(self.height, 1, 16384) and _is_whole(self.width, 1, 16384)):
             raise InputError(
-                f"preprocessing: size must be 1 to 16384, got {self.height}x{self.width}"
+                "preprocessing: size must be whole numbers from 1 to 16384, "
+                f"got {self.height}x{self.width}"
             )
-        if not 0 < self.crop_fraction <= 1 or not 0 <= self.pad_value <= 255:
-            raise InputError("preprocessing: crop_fraction must be in (0, 1], pad_value in 0..255")
+        if not 0 < self.crop_fraction <= 1 or not _is_whole(self.pad_value, 0, 255):
+            raise InputError(
+                "preprocessing: crop_fraction must be in (0, 1] and pad_value a whole number from "
+                f"0 to 255, got {self.crop_fraction} and {self.pad_value}"
+            )
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise InputError(
                 f"preprocessing: {self.channels} channel(s) want as many means and stds, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
         if not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
-            raise InputError("preprocessing: mean must be finite and std above zero")
+            raise InputError(
+                f"preprocessing: mean must be finite and std above zero, got {self.mean} "
+                f"and {self.std}"
+            )
+        with np.errstate(over="ignore"):
+            usable = np.isfinite(self.scale).all() and np.isfinite(self.shift).all()
+        if not usable:
+            raise InputError(
+                f"preprocessing: std {self.std} is too small for float32 with mean {self.mean}"
+            )
 
     @property
     def channels(self) -> int:
@@ -110,7 +127,7 @@ class Preprocessing:
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            (height, width, channels) uint8.
+            (height, width, channels) uint8; ``image`` itself where there is nothing to do.
 
         Raises:
             DataError: wrong dtype or shape, or an empty image.
@@ -137,8 +154,9 @@ class Preprocessing:
         if self.resize == "crop":
             # The box is in source pixels, so scaling and cropping round once, not twice.
             factor = min(picture.width / self.width, picture.height / self.height)
-            wide = self.width * factor * self.crop_fraction
-            high = self.height * factor * self.crop_fraction
+            # Rounding can make it a hair larger than the picture, which Pillow refuses.
+            wide = min(picture.width, self.width * factor * self.crop_fraction)
+            high = min(picture.height, self.height * factor * self.crop_fraction)
             left, top = (picture.width - wide) / 2, (picture.height - high) / 2
             return picture.resize(size, method, box=(left, top, left + wide, top + high))
         factor = min(self.width / picture.width, self.height / picture.height)
@@ -157,7 +175,15 @@ class Preprocessing:
 
         Multiplied, rounded, added, rounded: the same two float32 operations as
         ``edgevision.data.loader.normalize_torch``, so the results are equal bit for bit.
+
+        Raises:
+            DataError: wrong dtype, rank or number of channels.
         """
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != self.channels:
+            raise DataError(
+                f"A batch must be uint8 of shape (N, height, width, {self.channels}); "
+                f"got {batch.dtype} of shape {tuple(batch.shape)}."
+            )
         out = np.empty((batch.shape[0], batch.shape[3], *batch.shape[1:3]), np.float32)
         np.multiply(batch.transpose(0, 3, 1, 2), self.scale[:, None, None], out=out)
         out += self.shift[:, None, None]
