@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.logging import RichHandler
 
 import edgevision
@@ -58,7 +59,9 @@ def _options(
 ) -> None:
     if log_level.lower() not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter(f"'{log_level}' is none of debug, info, warning, error")
-    handlers: list[logging.Handler] = [RichHandler(show_path=False)]
+    handlers: list[logging.Handler] = [
+        RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    ]
     if log_file is not None:
         handlers.append(logging.FileHandler(log_file))
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=handlers, force=True)
