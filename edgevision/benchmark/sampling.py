@@ -22,6 +22,8 @@ Progress = Callable[[str, float], None]
 _WINDOW = 10  # rounds that are compared with the ten before to see whether warm-up is over
 _STABLE = 0.03  # largest change of the median between two windows that counts as stable
 _WARMUP_SHARE = 0.3  # of the time, at most
+_FEWEST_WARMUP = 3  # rounds, whatever the time: first calls load libraries and fill caches
+_FEWEST = 10  # measured rounds, whatever the time: a median of fewer says nothing
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def sample(
     """Measure ``runs`` interleaved.
 
     Every round calls each run once, in an order drawn anew, so drift of the clock or the load
-    falls on all of them alike. Garbage collection is off meanwhile, as in ``timeit``. At least
-    two rounds are measured, whatever the time limit.
+    falls on all of them alike. Garbage collection is off meanwhile, as in ``timeit``. Three rounds
+    of warm-up and ten measured ones are taken whatever the time limit, or ``max_rounds`` if fewer.
 
     Args:
         runs: name → what to time; the first ratio is taken against the first run.
@@ -125,6 +127,8 @@ def sample(
     try:
         warm: dict[str, list[int]] = {name: [] for name in runs}
         stable = False
+        for _ in range(_FEWEST_WARMUP):
+            one_round(warm)
         while not stable and told("warm-up") < _WARMUP_SHARE:
             for _ in range(_WINDOW):
                 one_round(warm)
@@ -136,7 +140,7 @@ def sample(
         told("measure")
         for count in range(1, config.max_rounds + 1):
             one_round(ns)
-            if count >= 2 and clock() - start >= limit:
+            if count >= _FEWEST and clock() - start >= limit:
                 stopped = "time"
                 break
             if count == check_at:

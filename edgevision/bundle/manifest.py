@@ -19,6 +19,7 @@ MANIFEST_NAME = "manifest.json"
 # that a path means the same on every system.
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]*(?<!\.)")
 _MAX_PATH = 200
+_MAX_MESSAGE = 500  # of what a hostile manifest may make us say
 
 
 class _Model(BaseModel):
@@ -185,7 +186,7 @@ class Manifest(_Model):
         kinds = {entry.path: entry.kind for entry in self.artifacts}
         for path in self.golden.paths() if self.golden else ():
             if kinds.get(path) != "golden":
-                raise BundleError(f"Golden vector '{path}' is not among the artifacts.")
+                raise BundleError(f"Golden vector '{path[:_MAX_PATH]}' is not among the artifacts.")
         runnable = {path for path, kind in kinds.items() if kind in ("onnx", "engine")}
         stray = set(self.golden.outputs) ^ set(self.golden.bounds) if self.golden else set()
         if self.golden and (stray or not set(self.golden.outputs) <= runnable):
@@ -245,11 +246,12 @@ def parse_manifest(data: bytes) -> Manifest:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the manifest"
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise BundleError(f"{MANIFEST_NAME}: {place}: {first['msg']}{more}") from error
+        text = f"{place[:_MAX_PATH]}: {first['msg'][:_MAX_MESSAGE]}{more}"
+        raise BundleError(f"{MANIFEST_NAME}: {text}") from error
     except BundleError:
         raise
-    except (InputError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST_NAME}: {error}") from error
+    except (InputError, RecursionError, OverflowError) as error:
+        raise BundleError(f"{MANIFEST_NAME}: {str(error)[:_MAX_MESSAGE]}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

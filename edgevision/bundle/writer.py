@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import ValidationError
 
 from edgevision.bundle import integrity
 from edgevision.bundle.archive import write_archive
@@ -236,14 +237,21 @@ class BundleWriter:
         )
 
     def finish(self, *, lineage: Lineage, verdict: Verdict | None = None) -> Manifest:
-        """Write the manifest and move the bundle to its place, all or nothing."""
-        manifest = Manifest(
-            **self._facts,
-            artifacts=tuple(self._entries[path] for path in sorted(self._entries)),
-            golden=self._golden,
-            lineage=lineage,
-            verdict=verdict,
-        )
+        """Write the manifest and move the bundle to its place, all or nothing.
+
+        Raises:
+            UsageError: there are no files or no labels.
+        """
+        try:
+            manifest = Manifest(
+                **self._facts,
+                artifacts=tuple(self._entries[path] for path in sorted(self._entries)),
+                golden=self._golden,
+                lineage=lineage,
+                verdict=verdict,
+            )
+        except ValidationError as error:
+            raise UsageError(f"The bundle is not complete: {error}") from error
         data = manifest.to_bytes()
         parse_manifest(data)  # what cannot be read back is never shipped
         (self._temporary / MANIFEST_NAME).write_bytes(data)

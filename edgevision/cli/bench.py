@@ -83,7 +83,12 @@ def _bench(
 def _table(title: str, section: ComparisonSection) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("run", "p50 ms", "p90 ms", "p99 ms", "images/s", "samples", "times faster"):
-        table.add_column(name, justify="left" if name == "run" else "right")
+        table.add_column(
+            name,
+            justify="left" if name == "run" else "right",
+            overflow="fold",
+            no_wrap=name != "run",
+        )
     for name, run in section.runs.items():
         ratio = section.ratios.get(name)
         table.add_row(

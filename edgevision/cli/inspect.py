@@ -81,7 +81,7 @@ def _show(console: Console, bundle: Bundle) -> None:
     console.print(facts, soft_wrap=True, highlight=False)
     table = Table(title="Files, every hash checked", title_justify="left")
     for name in ("path", "kind", "role", "scheme", "precision", "bytes", "sha256"):
-        table.add_column(name, justify="right" if name == "bytes" else "left")
+        table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
     for entry in manifest.artifacts:
         if entry.kind == "golden":
             continue
@@ -92,7 +92,7 @@ def _show(console: Console, bundle: Bundle) -> None:
             escape(entry.scheme or ""),
             escape(entry.precision or ""),
             f"{entry.size:,}",
-            entry.sha256[:16],
+            entry.sha256[:12],
         )
     golden = [entry.size for entry in manifest.artifacts if entry.kind == "golden"]
     if golden:

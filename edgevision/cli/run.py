@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from edgevision.errors import DataError, StorageError, UsageError
 
@@ -53,7 +53,7 @@ def _run(
     place = _image_source(source)
     errors = Console(stderr=True)
     failed = done = 0
-    table = Table("file", "prediction", "")
+    table = Table("prediction", "", Column("file", overflow="fold"))
     with load(bundle, artifact=artifact, threads=threads) as model:
         errors.print(str(model.choice), highlight=False, markup=False, soft_wrap=True)
         results: Iterable[FileResult] = (
@@ -72,7 +72,7 @@ def _run(
                 line = {"file": str(result.path), "prediction": result.prediction.to_dict()}
                 typer.echo(json.dumps(line))
             else:
-                table.add_row(escape(str(result.path)), *_cells(result.prediction))
+                table.add_row(*_cells(result.prediction), escape(str(result.path)))
             if out is not None:
                 _save(model, result.path, result.prediction, _drawn_name(result.path, place, out))
     if done and not as_json:

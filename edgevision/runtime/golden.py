@@ -154,9 +154,11 @@ def _check_outputs(
 
 def _array(path: Path) -> npt.NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        # Not np.load, which would take a zip for a set of arrays.
+        with path.open("rb") as file:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
         raise BundleError(f"'{path.name}' is no readable .npy file: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
+    if array.dtype.kind not in "fiu" or not array.size:
         raise BundleError(f"'{path.name}' must hold a numeric array that is not empty.")
     return array

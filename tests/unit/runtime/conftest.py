@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgevision.backends import get_backend
+from edgevision.backends.base import Artifact
+from edgevision.bundle import BundleWriter, Lineage, Verdict
+from edgevision.preprocessing import Preprocessing
+from edgevision.types import TensorSpec
+
+LABELS = ("red", "green", "blue")
+
+
+def network(path: Path, *, batch: int | str = "batch", gain: float = 8.0, size: int = 8) -> Path:
+    """Says which colour channel has the largest mean: predictions are known without training."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
+        [numpy_helper.from_array(np.eye(3, dtype=np.float32) * gain, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def make_bundle(
+    folder: Path,
+    *,
+    scheme: str | None = None,
+    batch: int | str = "batch",
+    verdict: Verdict | None = None,
+    candidate_scheme: str | None = None,
+    golden: bool = True,
+    gain: float = 8.0,
+) -> Path:
+    """A baseline, a shipped graph of ``scheme`` and perhaps a candidate, all real ONNX."""
+    source = folder.parent / f"{folder.name}-source"
+    source.mkdir()
+    preprocessing = Preprocessing(8, 8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    files = {"model.fp32.onnx": {"role": "baseline", "precision": "fp32"}}
+    files["model.int8.onnx"] = {"role": "shipped", "precision": "int8", "scheme": scheme}
+    if candidate_scheme is not None:
+        files["model.other.onnx"] = {
+            "role": "candidate",
+            "precision": "int8",
+            "scheme": candidate_scheme,
+        }
+    generator = np.random.default_rng(3)
+    with BundleWriter(
+        folder,
+        task="classification",
+        labels=LABELS,
+        target="cpu",
+        inputs=[TensorSpec("input", (batch, 3, 8, 8))],
+        outputs=[TensorSpec("logits", (batch, 3))],
+        preprocessing=preprocessing,
+    ) as writer:
+        for name, facts in files.items():
+            path = network(source / name, batch=batch, gain=gain)
+            extra: dict[str, Any] = facts
+            writer.add_file(path, name, kind="onnx", backend="onnxruntime", **extra)
+        if golden:
+            images = [generator.integers(0, 256, (9, 11, 3), dtype=np.uint8) for _ in range(3)]
+            tensor = writer.add_golden_inputs(images)
+            for name in files:
+                backend = get_backend("onnxruntime")
+                with backend.open(Artifact("onnxruntime", source / name)) as runner:
+                    step = batch if isinstance(batch, int) else 1
+                    rows = [
+                        runner.infer({"input": np.repeat(row[None], step, axis=0)})["logits"][:1]
+                        for row in tensor
+                    ]
+                writer.add_golden_outputs(name, {"logits": np.concatenate(rows)})
+        writer.finish(lineage=Lineage(model="colours"), verdict=verdict)
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    """Writes bundles into the test's folder; see ``make_bundle`` for the options."""
+
+    def call(name: str = "bundle", **options: Any) -> Path:
+        return make_bundle(tmp_path / name, **options)
+
+    return call
+
+
+@pytest.fixture
+def bundle(make: Callable[..., Path]) -> Path:
+    return make()
+
+
+def colour(number: int, shape: tuple[int, int] = (12, 10)) -> np.ndarray[Any, Any]:
+    """An image of which channel ``number`` is the brightest."""
+    image = np.full((*shape, 3), 40, np.uint8)
+    image[..., number] = 220
+    return image
+
+
+@pytest.fixture
+def paint() -> Callable[..., np.ndarray[Any, Any]]:
+    return colour

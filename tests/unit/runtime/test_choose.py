@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgevision.devices
+import edgevision.devices.local
+import edgevision.targets.loader
+from edgevision.bundle import add_engine
+from edgevision.devices import this_machine
+from edgevision.errors import BundleError, UsageError
+from edgevision.runtime import load
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes this machine look like another one to every part that asks."""
+
+    def become(**facts: Any) -> None:
+        other = dataclasses.replace(this_machine(), **facts)
+        for module in (edgevision.devices, edgevision.devices.local, edgevision.targets.loader):
+            monkeypatch.setattr(module, "this_machine", lambda: other)
+
+    return become
+
+
+def test_shipped_graph_of_the_cpus_scheme(make: Make, machine: Callable[..., None]) -> None:
+    machine(cpu_features=("avx2", "avx512_vnni"))
+    with load(make(scheme="x86-vnni")) as model:
+        assert model.choice.path == "model.int8.onnx"
+        assert model.choice.scheme == "x86-vnni"
+        assert "scheme x86-vnni" in model.choice.reason
+        assert model.choice.passed_over == ()
+
+
+def test_baseline_where_the_cpu_lacks_the_instructions(
+    make: Make, machine: Callable[..., None]
+) -> None:
+    machine(cpu_features=("avx2",), name="Old CPU")
+    with load(make(scheme="x86-vnni")) as model:
+        assert model.choice.path == "model.fp32.onnx"
+        assert "Old CPU" in model.choice.passed_over[0]
+        assert "x86-vnni" in str(model.choice)
+
+
+def test_candidate_of_the_cpus_scheme_before_the_baseline(
+    make: Make, machine: Callable[..., None]
+) -> None:
+    machine(cpu_features=("avx_vnni",))
+    with load(make(scheme="tensorrt", candidate_scheme="x86-vnni")) as model:
+        assert model.choice.path == "model.other.onnx"
+        assert "model.int8.onnx" in model.choice.passed_over[0]
+
+
+def test_float_graph_that_ships_runs_anywhere(make: Make, machine: Callable[..., None]) -> None:
+    machine(cpu_features=())
+    with load(make(scheme=None)) as model:
+        assert model.choice.path == "model.int8.onnx"
+
+
+def test_engines_of_other_machines_are_passed_over(make: Make, tmp_path: Path) -> None:
+    folder = make()
+    (tmp_path / "model.engine").write_bytes(b"an engine")
+    facts = {"compute_capabilities": ["87"]}
+    add_engine(folder, "orin", tmp_path / "model.engine", facts, backend="tensorrt_rtx")
+    add_engine(folder, "gpu", tmp_path / "model.engine", facts, backend="no-such-backend")
+    with load(folder) as model:
+        assert model.choice.path == "model.int8.onnx"
+        assert len(model.choice.passed_over) == 2
+        assert "no-such-backend" in " ".join(model.choice.passed_over)
+
+
+def test_a_fitting_engine_that_does_not_open_falls_back(
+    make: Make,
+    tmp_path: Path,
+    machine: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # ONNX Runtime stands in for the engine's backend: it runs here, and refuses the file.
+    machine(compute_capability="8.7")
+    folder = make()
+    (tmp_path / "model.engine").write_bytes(b"not for this driver")
+    facts = {"compute_capabilities": ["87"]}
+    entry = add_engine(folder, "orin", tmp_path / "model.engine", facts, backend="onnxruntime")
+    with load(folder) as model:
+        assert model.choice.path == "model.int8.onnx"
+        assert model.choice.passed_over[0].startswith(entry.path)
+    assert "does not open here" in caplog.text
+    machine(compute_capability="8.6")
+    with load(folder) as model:
+        assert "built for SM 87, this GPU is SM 86" in model.choice.passed_over[0]
+
+
+def test_asking_for_an_artifact(make: Make) -> None:
+    folder = make()
+    for asked, path in (
+        ("baseline", "model.fp32.onnx"),
+        ("shipped", "model.int8.onnx"),
+        ("model.fp32.onnx", "model.fp32.onnx"),
+    ):
+        with load(folder, artifact=asked) as model:
+            assert model.choice.path == path
+            assert model.choice.reason == "asked for"
+    with pytest.raises(BundleError, match=r"Runnable: model.fp32.onnx, model.int8.onnx"):
+        load(folder, artifact="other.onnx")
+    with pytest.raises(UsageError, match="cannot be run"):
+        load(folder, artifact="golden/tensor.npy")
+    with pytest.raises(UsageError, match="at least 1"):
+        load(folder, threads=0)
