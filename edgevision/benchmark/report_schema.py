@@ -167,8 +167,8 @@ class Report(_Model):
     lineage: Lineage | None = None
 
     def to_bytes(self) -> bytes:
-        """UTF-8 JSON with sorted keys."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+        """UTF-8 JSON, keys in the order of the fields: a comparison's baseline stays first."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
         return text.encode() + b"\n"
 
 

@@ -34,7 +34,8 @@ class BenchConfig:
         seconds: time limit over all runs, warm-up included.
         min_rounds: measured before an interval may end the measurement.
         max_rounds: end at the latest.
-        relative_width: end when the 95 % interval of every ratio is narrower than this share.
+        relative_width: end when the 95 % interval of every ratio is narrower than this share; 0:
+            measure on until the time or the rounds are used up.
         seed: of the order within rounds and of the bootstrap.
         images_per_call: for throughput.
     """
@@ -180,6 +181,6 @@ def _narrow(ns: Mapping[str, list[int]], config: BenchConfig) -> bool:
         ratio_of_medians(
             np.maximum(ns[a], 1), np.maximum(ns[b], 1), seed=config.seed, resamples=200
         ).relative_width
-        <= config.relative_width
+        < config.relative_width
         for a, b in combinations(ns, 2)
     )
