@@ -175,7 +175,7 @@ def _is_stable(durations: list[int]) -> bool:
 
 def _narrow(ns: Mapping[str, list[int]], config: BenchConfig) -> bool:
     """Whether every ratio's interval is narrow enough; a single run has none, so time decides."""
-    if len(ns) < 2:
+    if len(ns) < 2 or config.relative_width == 0:
         return False
     return all(
         ratio_of_medians(

@@ -47,7 +47,9 @@ def ratio_of_medians(
     The interval is the percentile interval of a circular block bootstrap over rounds (Politis and
     Romano 1992). Rounds are drawn with both their values, because what disturbs a machine
     disturbs both runs of a round, and in blocks of about n^(1/3) neighbours, because a
-    disturbance lasts longer than a round; single draws would give too narrow an interval.
+    disturbance lasts longer than a round; single draws would give too narrow an interval. In
+    simulation 92 to 94 % of the intervals hold the true ratio of independent rounds, and 84 % (250
+    rounds) to 94 % (1 000) where neighbours correlate by 0.6.
 
     Args:
         baseline, other: (n,) durations of the same n >= 2 rounds, above zero.
