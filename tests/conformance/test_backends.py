@@ -128,8 +128,9 @@ def test_where_it_cannot_run_opening_says_why(backend: Backend, artifact: Artifa
     runs = backend.can_run()
     if runs.ok:
         pytest.skip(f"{backend.name} runs here: {runs.reason}")
-    with pytest.raises(UnavailableError, match="runs?|GPU|driver"):
+    with pytest.raises(UnavailableError) as caught:
         backend.open(artifact)
+    assert runs.reason in caught.value.message
 
 
 def test_build_leaves_the_artifact_and_nothing_else(backend: Backend, artifact: Artifact) -> None:
