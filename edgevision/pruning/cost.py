@@ -56,7 +56,7 @@ class WidthCost:
     def macs(self, kept: Mapping[str, int]) -> int:
         """MACs of one image when group ``name`` keeps ``kept[name]`` of its units."""
         total = self._count.macs
-        for name, module in self._modules.items():
+        for name in self._modules:
             before = self._count.layer_macs.get(name, 0)
             if before:
                 outputs, inputs = self._share(name, kept)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Group:
         return np.array([per_root[unit].sum() for unit in self.units], dtype=np.int64)
 
 
-class _Whole(Exception):
+class _StaysWholeError(Exception):
     """The group cannot be pruned; the message says why."""
 
 
@@ -105,7 +105,7 @@ def find_groups(module: nn.Module, example: torch.Tensor, ignored: Collection[st
         name = names.get(root, "")
         try:
             groups.append(_read(graph, found, name, names, ignored))
-        except _Whole as reason:
+        except _StaysWholeError as reason:
             whole[name] = str(reason)
     return Graph(tuple(groups), whole)
 
@@ -153,7 +153,7 @@ def _read(
     _check_heads(graph.model, slots)
     units = _units(graph, root, channels, slots)
     if len(units) < 2:
-        raise _Whole("its channels can only leave all together")
+        raise _StaysWholeError("its channels can only leave all together")
     return Group(name, channels, slots, units)
 
 
@@ -168,7 +168,7 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
         else:  # an operation without weights
             continue
         if any(root is None for root in roots):
-            raise _Whole(f"the channels of '{name}' cannot be followed back")
+            raise _StaysWholeError(f"the channels of '{name}' cannot be followed back")
         out = graph.is_out_channel_pruning_fn(dep.handler)
         width = graph.get_out_channels(layer) if out else graph.get_in_channels(layer)
         if width is None:  # one weight for all channels, as PReLU may have
@@ -185,24 +185,24 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
 
 
 def _check_slot(graph: Any, slot: Slot, ignored: Collection[str]) -> None:
-    """Raise _Whole if ``slot`` forbids that its group is pruned."""
+    """Raise if ``slot`` forbids that its group is pruned."""
     layer = slot.module
     if slot.channels.max() >= slot.width:
-        raise _Whole(
+        raise _StaysWholeError(
             f"channel {slot.channels.max()} of '{slot.name}' is used, but it has {slot.width}"
         )
     if isinstance(layer, nn.MultiheadAttention):
-        raise _Whole(f"the width of attention '{slot.name}' is tied to its heads")
+        raise _StaysWholeError(f"the width of attention '{slot.name}' is tied to its heads")
     if slot.side == "in" or not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
         return
     if slot.name in ignored:
-        raise _Whole(f"'{slot.name}' is ignored")
+        raise _StaysWholeError(f"'{slot.name}' is ignored")
     if not graph.module2node[layer].outputs:
-        raise _Whole(f"'{slot.name}' is an output of the network")
+        raise _StaysWholeError(f"'{slot.name}' is an output of the network")
 
 
 def _check_heads(module: nn.Module, slots: Sequence[Slot]) -> None:
-    """Raise _Whole for queries, keys and values: their width is the heads times the head width."""
+    """Raise for queries, keys and values: their width is heads times head width."""
     parents = {
         slot.name.rpartition(".")[0]
         for slot in slots
@@ -211,7 +211,7 @@ def _check_heads(module: nn.Module, slots: Sequence[Slot]) -> None:
     if len(parents) == 1:
         parent = parents.pop()
         if parent and hasattr(module.get_submodule(parent), "num_heads"):
-            raise _Whole(f"the widths inside attention '{parent}' are tied to its heads")
+            raise _StaysWholeError(f"the widths inside attention '{parent}' are tied to its heads")
 
 
 def _blocks(slot: Slot) -> int:
@@ -232,7 +232,7 @@ def _units(graph: Any, root: Any, channels: int, slots: Sequence[Slot]) -> tuple
             continue
         same = len(slot.channels) == channels and bool((slot.channels == slot.roots).all())
         if not same or slot.width != channels:
-            raise _Whole(f"it feeds only a part of the {blocks} blocks of '{slot.name}'")
+            raise _StaysWholeError(f"it feeds only a part of the {blocks} blocks of '{slot.name}'")
         parts = math.lcm(parts, blocks)
     size = channels // parts
     component = np.arange(channels) % size
@@ -242,32 +242,41 @@ def _units(graph: Any, root: Any, channels: int, slots: Sequence[Slot]) -> tuple
     return tuple(np.flatnonzero(component == label) for label in np.unique(component))
 
 
+class _Index(NamedTuple):
+    """A channel ``idx`` of some layer that leaves with channel ``root_idx`` of the root."""
+
+    idx: int
+    root_idx: int
+
+
 def _couplings(graph: Any, root: Any, channels: int) -> Iterator[tuple[int, int]]:
     """Pairs of the root's own channels that leave together, as in a split that is added up.
 
-    Two channels differ in some bit of their number, so the subsets "bit set" and "bit not set"
-    show whether any coupling exists; only then is each channel asked for.
+    torch-pruning's walk over the dependencies, which reports only the first of several root
+    channels that reach the same channel of a layer; here the others are the result.
     """
-    numbers = np.arange(channels)
-    subsets = [
-        subset
-        for bit in range(max(channels - 1, 1).bit_length())
-        for subset in (numbers[numbers >> bit & 1 == 1], numbers[numbers >> bit & 1 == 0])
-        if len(subset)
-    ]
-    if all(_closure(graph, root, subset) == len(subset) for subset in subsets):
-        return
-    for channel in range(channels):
-        for other in _closed(graph, root, [channel]):
-            if other != channel:
-                yield channel, int(other)
-
-
-def _closed(graph: Any, root: Any, channels: Sequence[int]) -> list[int]:
+    start = graph.module2node[root]
     handler = graph.get_pruner_of_module(root).prune_out_channels
-    found = graph.get_pruning_group(root, handler, list(channels))
-    return [int(channel) for channel in found[0].idxs]
-
-
-def _closure(graph: Any, root: Any, channels: Ints) -> int:
-    return len(_closed(graph, root, channels.tolist()))
+    seen: dict[tuple[Any, Any], dict[int, int]] = {
+        (start, handler): {channel: channel for channel in range(channels)}
+    }
+    stack = [(start, handler, [_Index(channel, channel) for channel in range(channels)])]
+    while stack:
+        node, pruning, indices = stack.pop()
+        for dep in node.dependencies:
+            if not dep.is_triggered_by(pruning):
+                continue
+            moved = indices
+            for mapping in dep.index_mapping:
+                if mapping is not None:
+                    moved = mapping(moved)
+            known = seen.setdefault((dep.target, dep.handler), {})
+            fresh = []
+            for index in moved:
+                if index.idx not in known:
+                    known[index.idx] = index.root_idx
+                    fresh.append(index)
+                elif known[index.idx] != index.root_idx:
+                    yield known[index.idx], index.root_idx
+            if fresh:
+                stack.append((dep.target, dep.handler, fresh))

@@ -171,12 +171,12 @@ class _Session:
                 for item in candidates
                 if kept[item.group.name] < len(item.group.units)
             }
-            broken = self._broken(module, removals)
-            if not broken:
-                break
+            try:
+                return self._narrowed(module, removals)
+            except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
+                broken = self._broken(module, removals, error)
             self.whole.update(broken)
             candidates = [item for item in candidates if item.group.name not in broken]
-        return self._narrowed(module, removals)
 
     def check(self, module: nn.Module) -> None:
         """Raise ModelError unless ``module`` runs and gives the original's output shapes."""
@@ -273,23 +273,23 @@ class _Session:
         self.check(narrow)
         return narrow
 
-    def _broken(self, module: nn.Module, removals: Mapping[str, Sequence[int]]) -> dict[str, str]:
-        """The groups whose removal breaks the network, found by halving, with the reason."""
-        if not removals:
-            return {}
-        try:
-            self._narrowed(module, removals)
-        except Exception as error:  # noqa: BLE001 - any failure of a foreign forward is a reason
-            names = list(removals)
-            if len(names) == 1:
-                return {names[0]: f"the network fails without these channels: {error}"}
-            half = len(names) // 2
-            first = {name: removals[name] for name in names[:half]}
-            second = {name: removals[name] for name in names[half:]}
-            broken = {**self._broken(module, first), **self._broken(module, second)}
-            # Each half alone works: they only fail together, so one half stays whole.
-            return broken or dict.fromkeys(first, f"the network fails with others: {error}")
-        return {}
+    def _broken(
+        self, module: nn.Module, removals: Mapping[str, Sequence[int]], error: Exception
+    ) -> dict[str, str]:
+        """Which of ``removals``, that together fail with ``error``, break the network, and why."""
+        names = list(removals)
+        if len(names) <= 1:
+            return dict.fromkeys(names, f"the network fails without these channels: {error}")
+        broken: dict[str, str] = {}
+        halves = names[: len(names) // 2], names[len(names) // 2 :]
+        for half in halves:
+            part = {name: removals[name] for name in half}
+            try:
+                self._narrowed(module, part)
+            except Exception as inner:  # noqa: BLE001 - as above
+                broken.update(self._broken(module, part, inner))
+        # Each half alone works: they only fail together, so one half stays whole.
+        return broken or dict.fromkeys(halves[0], f"the network fails with others: {error}")
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -32,11 +32,10 @@ def structure_of(pruned: nn.Module, original: nn.Module) -> dict[str, Any]:
         )
     attributes: dict[str, dict[str, Any]] = {}
     for name, layer in layers.items():
-        wanted = _numbers(narrowed[name])
         changed = {
-            key: list(wanted[key]) if isinstance(wanted[key], tuple) else wanted[key]
-            for key, value in _numbers(layer).items()
-            if key in wanted and wanted[key] != value
+            key: _plain(now)
+            for key, now in _numbers(narrowed[name]).items()
+            if key in (known := _numbers(layer)) and now != known[key]
         }
         if changed:
             attributes[name] = changed
@@ -107,6 +106,10 @@ def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...]]:
         if not key.startswith("_")
         and (_is_int(value) or (isinstance(value, tuple) and value and all(map(_is_int, value))))
     }
+
+
+def _plain(value: int | tuple[int, ...]) -> int | list[int]:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_int(value: object) -> bool:

@@ -112,7 +112,7 @@ def choose_widths(
 
 
 def even_widths(groups: Sequence[Prunable], ratio: float) -> dict[str, int]:
-    """Take the fraction ``ratio`` of the original channels from each group, to the nearest width."""
+    """Take the share ``ratio`` of its original channels from each group, to the nearest width."""
     return {
         item.group.name: min(
             item.allowed, key=lambda kept: (abs(item.original * (1.0 - ratio) - kept), kept)

@@ -20,10 +20,11 @@ Weighted = (nn.modules.conv._ConvNd, nn.Linear, *Normed)
 
 
 class Importance(ABC):
-    """Scores the channels of one group of layers that are pruned together.
+    """Scores the channels of groups of layers that are pruned together.
 
-    Scores of different groups must be comparable: a group's mean score is 1, except where a
-    subclass says otherwise.
+    One object scores all groups of a network once; weights must not change meanwhile. Scores of
+    different groups must be comparable: a group's mean score is 1, except where a subclass says
+    otherwise.
     """
 
     needs_gradients: ClassVar[bool] = False
@@ -31,6 +32,8 @@ class Importance(ABC):
 
     def __init__(self, config: PruneConfig) -> None:
         self.config = config
+        # Layers of a concatenation belong to many groups; their weights are summed once.
+        self._sums: dict[tuple[str, int], torch.Tensor] = {}
 
     def score(self, group: Group) -> torch.Tensor | None:
         """One score >= 0 per channel of the group's root layer; None if the score has no basis.
@@ -56,39 +59,42 @@ class Importance(ABC):
     def _score(self, group: Group) -> torch.Tensor | None:
         """The work behind :meth:`score`, without gradients."""
 
+    def mean_over_layers(
+        self,
+        group: Group,
+        saliency: Callable[[nn.Parameter], torch.Tensor],
+        layers: tuple[type[nn.Module], ...] = Weighted,
+    ) -> torch.Tensor | None:
+        """Saliency of each channel, summed over a layer's weights and averaged over the layers.
 
-def mean_over_layers(
-    group: Group,
-    saliency: Callable[[nn.Parameter], torch.Tensor],
-    layers: tuple[type[nn.Module], ...] = Weighted,
-) -> torch.Tensor | None:
-    """Saliency of each channel, summed over a layer's weights and averaged over the layers.
+        Same as torch-pruning's group reduction "mean", but depthwise weights count as well, and
+        no layer has to cover every channel of the root (a split covers a part, a flatten each of
+        them several times).
 
-    Same as torch-pruning's group reduction "mean", but depthwise weights count as well, and no
-    layer has to cover every channel of the root (a split covers a part, a flatten each of them
-    several times).
+        Args:
+            saliency: from a weight to a tensor >= 0 of the same shape; the same in every call.
+            layers: only weights of these layers count.
 
-    Args:
-        saliency: from a weight to a tensor >= 0 of the same shape.
-        layers: only weights of these layers count.
-
-    Returns:
-        float32 (channels of the root,) on the CPU; None where the group has no such weights.
-    """
-    total = torch.zeros(group.channels)
-    found = 0
-    for slot in group.slots:
-        weight = getattr(slot.module, "weight", None)
-        if not isinstance(slot.module, layers) or weight is None:
-            continue
-        values = saliency(weight).float().movedim(_channel_axis(slot.module, slot.side), 0)
-        local = values.flatten(1).sum(1) if values.ndim > 1 else values
-        index = torch.as_tensor(slot.channels)
-        # A grouped convolution holds the weights of one block along this axis, so that its
-        # channels share them.
-        total.index_add_(0, torch.as_tensor(slot.roots), local.cpu()[index % len(local)])
-        found += 1
-    return total / found if found else None
+        Returns:
+            float32 (channels of the root,) on the CPU; None where the group has no such weights.
+        """
+        total = torch.zeros(group.channels)
+        found = 0
+        for slot in group.slots:
+            weight = getattr(slot.module, "weight", None)
+            if not isinstance(slot.module, layers) or weight is None:
+                continue
+            axis = _channel_axis(slot.module, slot.side)
+            if (slot.name, axis) not in self._sums:
+                values = saliency(weight).float().movedim(axis, 0)
+                self._sums[slot.name, axis] = values.reshape(len(values), -1).sum(1).cpu()
+            local = self._sums[slot.name, axis]
+            # A grouped convolution holds the weights of one block along this axis, so that its
+            # channels share them.
+            index = torch.as_tensor(slot.channels) % len(local)
+            total.index_add_(0, torch.as_tensor(slot.roots), local[index])
+            found += 1
+        return total / found if found else None
 
 
 def mean_one(scores: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from edgevision.pruning.importance.base import Importance, mean_one, mean_over_layers
+from edgevision.pruning.importance.base import Importance, mean_one
 
 if TYPE_CHECKING:
     from edgevision.pruning.graph import Group
@@ -21,7 +21,7 @@ class BnScale(Importance):
     """
 
     def _score(self, group: Group) -> torch.Tensor | None:
-        scores = mean_over_layers(
+        scores = self.mean_over_layers(
             group, lambda weight: weight.abs(), layers=(nn.modules.batchnorm._BatchNorm,)
         )
         return None if scores is None else mean_one(scores)

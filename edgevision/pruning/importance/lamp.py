@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgevision.pruning.importance.base import Importance, mean_over_layers
+from edgevision.pruning.importance.base import Importance
 
 if TYPE_CHECKING:
     from edgevision.pruning.graph import Group
@@ -20,7 +20,7 @@ class Lamp(Importance):
     """
 
     def _score(self, group: Group) -> torch.Tensor | None:
-        scores = mean_over_layers(group, lambda weight: weight.abs().pow(self.config.norm))
+        scores = self.mean_over_layers(group, lambda weight: weight.abs().pow(self.config.norm))
         return None if scores is None else lamp(scores)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgevision.pruning.importance.base import Importance, mean_one, mean_over_layers
+from edgevision.pruning.importance.base import Importance, mean_one
 
 if TYPE_CHECKING:
     from edgevision.pruning.graph import Group
@@ -19,5 +19,5 @@ class Magnitude(Importance):
     """
 
     def _score(self, group: Group) -> torch.Tensor | None:
-        scores = mean_over_layers(group, lambda weight: weight.abs().pow(self.config.norm))
+        scores = self.mean_over_layers(group, lambda weight: weight.abs().pow(self.config.norm))
         return None if scores is None else mean_one(scores)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from edgevision.pruning.importance.base import Importance, mean_one, mean_over_layers
+from edgevision.pruning.importance.base import Importance, mean_one
 
 if TYPE_CHECKING:
     from edgevision.pruning.graph import Group
@@ -22,7 +22,7 @@ class Taylor(Importance):
     needs_gradients: ClassVar[bool] = True
 
     def _score(self, group: Group) -> torch.Tensor | None:
-        scores = mean_over_layers(group, _change_of_loss)
+        scores = self.mean_over_layers(group, _change_of_loss)
         return None if scores is None else mean_one(scores)
 
 
