@@ -16,6 +16,7 @@ import onnx
 from edgevision.errors import ModelError, UsageError
 from edgevision.export.loading import save_onnx
 from edgevision.export.passes import run_passes
+from edgevision.export.passes.lower_opset import lower_opset
 from edgevision.files import sha256_file
 from edgevision.lazy import require
 from edgevision.types import TensorSpec
@@ -23,7 +24,8 @@ from edgevision.types import TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_OPSET = 18
+DEFAULT_OPSET = 18  # the oldest that the exporter writes by itself
+MIN_OPSET = 17  # the oldest that a target asks for
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def export_onnx(
         input_spec: name, shape and dtype of the input; an axis given by name, as in
             ``("batch", 3, 32, 32)``, stays dynamic.
         output_names: one for each output of the module, in order.
-        opset: version of the standard operators, 18 or later, as the exporter has it.
+        opset: version of the standard operators, from 17 on.
 
     Raises:
         ModelError: the module cannot be traced, holds NaN or infinite weights, or the graph is
@@ -68,21 +70,22 @@ def export_onnx(
         StorageError: the file cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
-    if not DEFAULT_OPSET <= opset <= newest:
-        raise UsageError(f"opset must be {DEFAULT_OPSET} to {newest}, got {opset}.")
+    if not MIN_OPSET <= opset <= newest:
+        raise UsageError(f"opset must be {MIN_OPSET} to {newest}, got {opset}.")
     torch = require("torch")
     # The memory format of the weights would decide how the exporter writes reshapes.
     frozen = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format).eval()
     for name, tensor in frozen.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"Weight '{name}' holds NaN or infinite values.")
-    model = _trace(frozen, input_spec, list(output_names), opset)
+    model = _trace(frozen, input_spec, list(output_names), max(opset, DEFAULT_OPSET))
     if len(model.graph.output) != len(output_names):
         raise ModelError(
             f"The module has {len(model.graph.output)} outputs, "
             f"{len(output_names)} names were given: {list(output_names)}."
         )
     passes = run_passes(model)
+    model = lower_opset(model, opset)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

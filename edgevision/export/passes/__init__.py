@@ -13,7 +13,7 @@ import onnx
 from edgevision.export.passes.canonical_names import canonical_names
 from edgevision.export.passes.constants import constants_to_initializers
 from edgevision.export.passes.fold_batchnorm import fold_batchnorm
-from edgevision.export.passes.global_pool import mean_to_global_pool
+from edgevision.export.passes.global_pool import reduce_to_pool
 from edgevision.export.passes.identity import drop_identities
 from edgevision.export.passes.relu_before_pool import relu_before_pool
 from edgevision.export.passes.strip_metadata import strip_metadata
@@ -25,8 +25,8 @@ PASSES: tuple[Pass, ...] = (
     constants_to_initializers,
     drop_identities,
     fold_batchnorm,
+    reduce_to_pool,
     relu_before_pool,
-    mean_to_global_pool,
     drop_unused,
     strip_metadata,
     canonical_names,

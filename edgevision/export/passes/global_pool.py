@@ -1,24 +1,38 @@
-"""ReduceMean over height and width becomes GlobalAveragePool, which has INT8 kernels."""
+"""ReduceMean and ReduceMax over height and width become pooling, which has INT8 kernels."""
 
 from __future__ import annotations
 
 import onnx
+from onnx import helper
 
 from edgevision.export.graph import Graph, attribute
 
 
-def mean_to_global_pool(model: onnx.ModelProto) -> int:
-    """Rewrite ReduceMean over exactly the last two of four axes with ``keepdims=1``."""
+def reduce_to_pool(model: onnx.ModelProto) -> int:
+    """Rewrite reductions over exactly the last two of four axes with ``keepdims=1``.
+
+    ReduceMean becomes GlobalAveragePool. ReduceMax becomes a MaxPool over the whole image where
+    its size is fixed: GlobalMaxPool has no integer kernel in ONNX Runtime.
+    """
     graph = Graph(model)
-    rank = {v.name: len(v.type.tensor_type.shape.dim) for v in _values(model.graph)}
+    shapes = {v.name: _shape(v) for v in [*model.graph.input, *model.graph.value_info]}
     changed = 0
     for node in model.graph.node:
-        if node.op_type != "ReduceMean" or not attribute(node, "keepdims", 1):
+        shape = shapes.get(node.input[0], []) if node.input else []
+        if node.op_type not in ("ReduceMean", "ReduceMax") or len(shape) != 4:
             continue
-        if rank.get(node.input[0]) != 4 or _axes(node, graph) != [2, 3]:
+        if not attribute(node, "keepdims", 1) or _axes(node, graph) != [2, 3]:
             continue
+        if node.op_type == "ReduceMax":
+            if 0 in shape[2:]:
+                continue
+            node.op_type = "MaxPool"
+            kernel = [helper.make_attribute("kernel_shape", shape[2:])]
+        else:
+            node.op_type = "GlobalAveragePool"
+            kernel = []
         del node.input[1:], node.attribute[:]
-        node.op_type = "GlobalAveragePool"
+        node.attribute.extend(kernel)
         changed += 1
     return changed
 
@@ -30,5 +44,6 @@ def _axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
     return sorted(int(axis) % 4 for axis in axes) if axes is not None else []
 
 
-def _values(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    return [*graph.input, *graph.value_info]
+def _shape(value: onnx.ValueInfoProto) -> list[int]:
+    """Sizes of a tensor's axes, 0 where they are not fixed."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
