@@ -76,7 +76,7 @@ def write_bundle(
         writer.finish(lineage=lineage(job), verdict=verdict)
     if backend == "onnxruntime":
         return  # the ONNX files themselves are the artifacts
-    for graph in [g for g in found if g.wanted]:
+    for graph in [g for g in found if g.wanted and shipped in (None, g.file)]:
         artifact = artifact_of(job, job.done("build"), graph.file)
         add_engine(
             folder,

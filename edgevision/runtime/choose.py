@@ -68,7 +68,7 @@ def ranked(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]
     entries = manifest.runnable()
     for entry in entries:
         if entry.kind == "engine":
-            yield entry, "an engine built for this machine's GPU", _engine_obstacle(entry)
+            yield entry, "an engine built for this machine", _engine_obstacle(entry)
     onnx = [entry for entry in entries if entry.kind == "onnx"]
     for entry in onnx:
         if entry.role == "shipped":
@@ -111,8 +111,10 @@ def _engine_obstacle(entry: ArtifactEntry) -> str | None:
     available = get_backend(entry.backend).can_run()
     if not available.ok:
         return available.reason
-    here = (this_machine().compute_capability or "").replace(".", "")
     built = entry.meta.get("compute_capabilities")
+    if built is None:
+        return None  # of a backend whose artifacts are not tied to a GPU
+    here = (this_machine().compute_capability or "").replace(".", "")
     names = [str(name).replace(".", "") for name in built] if isinstance(built, list) else []
     if here not in names:
         return f"built for SM {', '.join(names) or 'unknown'}, this GPU is SM {here or 'unknown'}"
