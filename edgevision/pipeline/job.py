@@ -86,20 +86,19 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         UnavailableError: the target's backend cannot build here and the recipe wants a build.
         DataError, ModelError, RecipeError: what the recipe names cannot be used.
     """
-    from edgevision.backends import get_backend
     from edgevision.data import load_data
+    from edgevision.pipeline.survey import target_status
     from edgevision.targets import load_target
 
     task = get_task(recipe.task)
     target = load_target(recipe.target)
     if recipe.build:
-        backend = get_backend(target.backend)
-        availability = backend.is_available()
-        if not availability.ok:
+        builds = target_status(target)
+        if not builds.builds.ok:
             raise UnavailableError(
-                f"Target '{target.name}' is built by '{target.backend}': {availability.reason}",
-                hint="Use --no-build to stop at the INT8 ONNX graph and build on the device, "
-                "or see `edgevision doctor`.",
+                f"Target '{target.reference}' cannot be built here: {builds.builds.reason}.",
+                hint="Use --no-build to stop at the INT8 ONNX graph and build on the device. "
+                f"{builds.hint or ''}".rstrip(),
             )
     if recipe.prune is None and (recipe.quantize is None or target.scheme is None):
         raise RecipeError(
