@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from rich.console import Console
 from edgevision.cli._training import TrainingBar
 from edgevision.data import load_data
 from edgevision.devices import this_machine
-from edgevision.models.checkpoint import write_json
+from edgevision.files import write_json
 from edgevision.train import default_config
 from edgevision.train.job import train
 
@@ -41,7 +40,7 @@ def main() -> None:
     facts = {
         "claim": f"{arguments.model} on CIFAR-10, all 10 000 test images, no test-time "
         "augmentation, last weights",
-        "command": f"python benchmarks/{Path(sys.argv[0]).name} --model {arguments.model} --out OUT",
+        "command": f"python benchmarks/train_strong.py --model {arguments.model} --out OUT",
         "machine": {
             "name": machine.name,
             "architecture": machine.architecture,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgevision.errors import InputError, ModelError
+from edgevision.files import atomic_path, write_json
 from edgevision.models.create import CONVERT_HINT, PICKLES, create
 from edgevision.preprocessing import Preprocessing
 
@@ -51,8 +50,8 @@ class ModelCard(BaseModel):
     def as_preprocessing(self) -> Preprocessing:
         """The ``preprocessing`` field as the value that the other parts take."""
         try:
-            return Preprocessing(**self.preprocessing)
-        except (TypeError, InputError) as error:
+            return Preprocessing.from_dict(self.preprocessing)
+        except InputError as error:
             raise ModelError(f"{CARD}: preprocessing is not usable: {error}") from error
 
 
@@ -66,7 +65,7 @@ def save_checkpoint(folder: Path, module: nn.Module, card: ModelCard) -> None:
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     check_finite(state, str(folder))
     save_tensors(folder / WEIGHTS, state)
-    write_atomically(folder / CARD, (card.model_dump_json(indent=2) + "\n").encode())
+    write_json(folder / CARD, card.model_dump(mode="json"))
 
 
 def load_checkpoint(folder: Path) -> tuple[nn.Module, ModelCard]:
@@ -194,48 +193,14 @@ def save_tensors(
     """Write a safetensors file that appears whole or not at all."""
     # Tied tensors are stored once per name: safetensors refuses shared memory.
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, metadata=metadata)
         except SafetensorError as error:
             raise _as_os_error(error, path) from error
-        _publish(Path(temporary), path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file that appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        _publish(Path(temporary), path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
-    temporary.replace(path)
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> OSError:
     """safetensors hides the cause of a failed write; a full disk must be told as such."""
-    import errno
-
     full = "No space left" in str(error) or "os error 28" in str(error)
     return OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edgevision.train.config import TrainConfig, default_config, override
 from edgevision.train.evaluate import evaluate
-from edgevision.train.loop import Progress, TrainResult, fit
+from edgevision.train.loop import fit
+from edgevision.train.results import Progress, TrainResult
 
 __all__ = [
     "Progress",

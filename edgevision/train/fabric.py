@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning_utilities.core import rank_zero
 
 from edgevision.errors import UsageError
 from edgevision.train.config import TrainConfig
@@ -18,6 +20,8 @@ def make_fabric(config: TrainConfig) -> tuple[Fabric, str]:
     Raises:
         UsageError: a CUDA device is asked for where there is none.
     """
+    # What it announces there (precision, devices) is in the run's own report.
+    rank_zero.log.setLevel(logging.WARNING)
     has_cuda = torch.cuda.is_available()
     if config.accelerator == "cuda" and not has_cuda:
         raise UsageError(
@@ -49,13 +53,11 @@ def make_fabric(config: TrainConfig) -> tuple[Fabric, str]:
 def computes_bf16(device: str) -> bool:
     """Whether the device has instructions for bf16; emulated, it is slower than fp32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
 
 
 def _cpu_has_bf16() -> bool:
-    from pathlib import Path
-
     facts = Path("/proc/cpuinfo")
     if not facts.is_file():
         return False

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import edgevision
 from edgevision.data import DataSplits, load_data
+from edgevision.files import write_json
 from edgevision.models import create
-from edgevision.models.checkpoint import ModelCard, load_card, save_checkpoint, write_json
+from edgevision.models.checkpoint import ModelCard, load_card, save_checkpoint
 from edgevision.tasks import get_task
 from edgevision.train.config import TrainConfig, default_config
-from edgevision.train.loop import Progress, TrainResult, fit
+from edgevision.train.loop import fit
+from edgevision.train.results import Progress, TrainResult
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def train(
         task=task,
         labels=splits.labels,
         in_channels=preprocessing.channels,
-        preprocessing=asdict(preprocessing),
+        preprocessing=preprocessing.to_dict(),
         structure=structure,
         metrics=result.metrics,
         lineage={

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from edgevision.train.ema import Ema
 from edgevision.train.evaluate import evaluate
 from edgevision.train.fabric import make_fabric
 from edgevision.train.optimizers import make_optimizers
+from edgevision.train.results import Progress, TrainResult
 from edgevision.train.schedule import rate
 from edgevision.train.state import (
     RUN_FILE,
@@ -46,48 +46,6 @@ _NOT_IN_FINGERPRINT = {"evaluate_every", "save_every_seconds", "accelerator", "d
     "strategy",
     "weights",
 }
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        epoch, epochs: epochs finished, and all.
-        step, steps: of the current epoch.
-        loss: mean of the current epoch so far; NaN before its first look.
-        metric: the task's figure at the last evaluation in percent, None before it.
-        seconds_left: for the whole run.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    metric: float | None
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What ``fit`` gives.
-
-    Attributes:
-        module: the trained network: the given one, in evaluation mode, on the CPU.
-        metrics: figures over the whole validation split, in percent, computed in FP32.
-        history: by epoch: ``epoch``, ``loss``, ``seconds``, and the figures where evaluated.
-        seconds: wall time of training, over all interruptions.
-        precision: ``"fp32"`` or ``"bf16"``.
-        main_process: False in the helper processes of a distributed run, which write nothing.
-    """
-
-    module: nn.Module
-    metrics: dict[str, float]
-    history: list[dict[str, float]]
-    seconds: float
-    precision: str
-    main_process: bool = True
 
 
 def fit(
@@ -172,7 +130,7 @@ class _Run:
         self.loss_options = LossOptions(config.label_smoothing, weights)
         self._prepare()
         self.trainable = [p for p in module.parameters() if p.requires_grad]
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
         bare = make_optimizers(module, self.heads, config)
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in bare]
         wrapped = fabric.setup(module, *bare)
@@ -196,7 +154,7 @@ class _Run:
             "config": self.config.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT),
             "world_size": self.fabric.world_size,
             "data": [self.data.train.fingerprint(), len(self.data.train)],
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.to_dict(),
             "task": self.task.name,
             "start": module_digest(self.module),
             "teacher": module_digest(teacher) if teacher is not None else None,
@@ -342,14 +300,11 @@ class _Run:
     def finish(self) -> dict[str, float]:
         """Put the final weights in place and evaluate them in FP32."""
         module = self.module
+        if self.task.metric_name not in self.history[-1]:
+            self.history[-1] |= self._evaluate(nullcontext())
+            self._save()
         if self.ema is not None:
             module.load_state_dict(self.ema.average)
-        names = (self.task.metric_name,)
-        if any(name not in self.history[-1] for name in names):
-            ema, self.ema = self.ema, None
-            self.history[-1] |= self._evaluate(nullcontext())
-            self.ema = ema
-            self._save(weights_in_place=True)
         metrics = {
             key: value
             for key, value in self.history[-1].items()
@@ -359,7 +314,7 @@ class _Run:
         module.eval()
         return metrics
 
-    def _save(self, *, weights_in_place: bool = False) -> None:
+    def _save(self) -> None:
         self.saved = time.monotonic()
         self.seconds = self.before + self.saved - self.started
         if not self.fabric.is_global_zero:

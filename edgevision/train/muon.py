@@ -43,17 +43,17 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, group)
+                    self._update(weight, weight.grad, group)
         return loss
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["average"] = torch.zeros_like(weight)
             state["norm"] = weight.norm()
         average, norm = state["average"], state["norm"]
-        average.mul_(group["momentum"]).add_(weight.grad)
-        direction = weight.grad.add(average, alpha=group["momentum"])
+        average.mul_(group["momentum"]).add_(gradient)
+        direction = gradient.add(average, alpha=group["momentum"])
         matrix = orthogonalized(direction.flatten(1), group["steps"])
         update = matrix.view(direction.shape)
         weight.add_(update * (norm / update.norm().clamp_min(1e-12)), alpha=-group["lr"])
@@ -76,5 +76,5 @@ def orthogonalized(matrix: Tensor, steps: int) -> Tensor:
         factor.diagonal().add_(_A)
         total = factor if total is None else factor @ total
         gram = factor @ gram @ factor
-    result = short if total is None else total @ short
+    result: Tensor = short if total is None else total @ short
     return result.T if tall else result
