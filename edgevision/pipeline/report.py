@@ -22,7 +22,6 @@ from edgevision.pipeline.assemble import lineage
 from edgevision.pipeline.candidates import BASELINE, graphs
 from edgevision.pipeline.job import Job
 
-
 # ONNX Runtime's fusions append this to a node's name.
 _TOKEN = re.compile(r"_token_\d+$")
 

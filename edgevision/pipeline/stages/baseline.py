@@ -42,6 +42,7 @@ class Baseline(Stage[Job]):
         if job.checkpoint is not None:
             module, card = load_checkpoint(job.checkpoint)
         elif not (folder / "model.json").exists():  # written last
+            _read_all(job)
             data = replace(job.data, preprocessing=job.preprocessing)
             train(
                 job.recipe.model,
@@ -61,6 +62,15 @@ class Baseline(Stage[Job]):
         metrics = evaluate(module, job.data.validation, job.preprocessing, job.task)
         job.progress("evaluating FP32", 1, 1, f"{metrics[job.task.metric_name]:.2f} %")
         write_json(work / "metrics.json", metrics)
+
+
+def _read_all(job: Job) -> None:
+    """Decode every validation image: one that cannot be read is told before hours of training."""
+    data, step = job.data.validation, 100
+    for index in range(len(data)):
+        data.image(index)
+        if index % step == step - 1 or index + 1 == len(data):
+            job.progress("reading validation images", index + 1, len(data), "")
 
 
 def training_progress(job: Job, phase: str) -> Callable[[Standing], None]:
