@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import metadata
+
+import pytest
+
+from edgevision.backends import BACKENDS
+from edgevision.pipeline.survey import backend_status, extras, survey, target_status
+from edgevision.targets import load_target, target_names
+from edgevision.types import DeviceInfo
+
+ORIN_NANO = DeviceInfo(
+    "NVIDIA Jetson Orin Nano Developer Kit Super", "aarch64", "Linux", 6, 8192, (), "Orin", "8.7"
+)
+
+
+def test_the_survey_is_plain_json_over_everything() -> None:
+    found = json.loads(json.dumps(survey().to_dict()))
+    assert set(found["backends"]) == set(BACKENDS)
+    assert {name.partition("@")[0] for name in found["targets"]} == set(target_names())
+    assert found["targets"]["cpu"]["runs"]["ok"]
+    for name, status in found["backends"].items():
+        assert status["builds"]["reason"], name
+        assert status["builds"]["ok"] or status["install"], f"{name}: how to get it"
+
+
+def test_a_jetson_target_belongs_to_its_own_module() -> None:
+    elsewhere = target_status(load_target("jetson-orin-nano"), DeviceInfo("PC", "x", "L", 1, 1))
+    assert not elsewhere.builds.ok
+    assert "Orin Nano itself" in elsewhere.builds.reason
+    assert "device" in (elsewhere.hint or "")
+    other_board = target_status(load_target("jetson-agx-orin"), ORIN_NANO)
+    assert "AGX Orin itself" in other_board.builds.reason
+    there = target_status(load_target("jetson-orin-nano"), ORIN_NANO)
+    assert there.builds == backend_status("tensorrt").builds  # now only TensorRT decides
+
+
+def test_an_old_jetpack_points_to_trtexec() -> None:
+    status = target_status(load_target("jetson-orin-nano@5.1"), ORIN_NANO)
+    assert "Python 3.8" in status.builds.reason
+    assert "trtexec" in status.builds.reason
+
+
+def test_a_gpu_that_the_target_does_not_serve_cannot_run_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edgevision.backends.tensorrt_rtx import TensorRTRTXBackend
+    from edgevision.types import Availability
+
+    monkeypatch.setattr(TensorRTRTXBackend, "can_run", lambda self: Availability(True, "here"))
+    hopper = replace(ORIN_NANO, name="server", gpu="H200", compute_capability="9.0")
+    ada = replace(hopper, gpu="RTX 4090", compute_capability="8.9")
+    target = load_target("rtx")
+    assert "90, not 80, 86, 89, 120, 121" in target_status(target, hopper).runs.reason
+    assert target_status(target, ada).runs.ok
+
+
+def test_a_float_target_says_why_it_has_no_scheme() -> None:
+    old = DeviceInfo("old CPU", "x86_64", "Linux", 2, 1024, ("avx2",))
+    status = target_status(load_target("cpu", machine=old), old)
+    assert status.builds.ok
+    assert "old CPU has none of avx512_vnni" in status.obstacles
+
+
+def test_a_target_with_an_unknown_backend_is_told() -> None:
+    target = load_target("cpu").model_copy(update={"backend": "onnxrutnime"})
+    assert "Did you mean 'onnxruntime'?" in target_status(target).builds.reason
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    found = {extra.name: extra for extra in extras()}
+    declared = set(metadata.metadata("edgevision").get_all("Provides-Extra") or [])
+    assert set(found) <= declared
+    assert {"train", "tensorrt", "tensorrt-rtx"} <= set(found)
+    assert found["train"].packages["torch"] == metadata.version("torch")
+    assert found["tensorrt"].is_complete == (found["tensorrt"].packages["tensorrt"] is not None)
+    assert found["tensorrt"].install == "pip install 'edgevision[tensorrt]'"
+
+
+def test_it_imports_without_the_heavy_packages() -> None:
+    code = (
+        "import sys\n"
+        "import edgevision.cli.doctor, edgevision.cli.targets, edgevision.pipeline.survey\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'timm', 'datasets', 'tensorrt_rtx'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
