@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import ssl
+import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgevision.data.builtin.base import Progress
@@ -15,7 +19,16 @@ from edgevision.errors import DataError
 
 _TIMEOUT_S = 20
 _ATTEMPTS = 4
+_PAUSE_S = 0.5
 _CHUNK = 1 << 18
+# A full disk is an OSError too, and no reason to try again: it goes up as it is.
+_NETWORK = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
 
 
 def download(
@@ -24,7 +37,6 @@ def download(
     *,
     sha256: str,
     progress: Progress,
-    attempts: int = _ATTEMPTS,
 ) -> Path:
     """Bring the file at ``url()`` to ``path``; what lies there whole already is kept.
 
@@ -38,32 +50,54 @@ def download(
     Raises:
         DataError: the server cannot be reached or what it sent has another checksum.
     """
-    if path.is_file() and file_sha256(path) == sha256:
+    if _is_whole(path, sha256):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     place = url()
     if not place.startswith(("https://", "http://")):
         raise DataError(f"{path.name}: '{place}' is no web address.")
-    for attempt in range(attempts):
+    with _alone(path.with_name(path.name + ".lock")):
+        if _is_whole(path, sha256):  # another process was at it
+            return path
+        _whole(place, part, progress)
+        found = file_sha256(part)
+        if found != sha256:
+            part.unlink()
+            raise DataError(f"{path.name}: expected sha256 {sha256}, got {found}.")
+        part.replace(path)
+    return path
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_sha256(path) == sha256
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is in this block; a killed one does not count."""
+    with path.open("wb") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _whole(url: str, part: Path, progress: Progress) -> None:
+    """Complete ``part``, carrying on after a broken connection a few times."""
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _rest(place, part, progress)
-            break
-        except (OSError, http.client.HTTPException) as error:
-            # urllib's errors are OSErrors; a full disk is one too and must not be tried again.
-            if isinstance(error, OSError) and error.errno is not None and error.filename:
-                raise
-            if attempt == attempts - 1:
+            _rest(url, part, progress)
+            return
+        except _NETWORK as error:
+            code = error.code if isinstance(error, urllib.error.HTTPError) else 500
+            if attempt == _ATTEMPTS or (code < 500 and code != 416):
                 raise DataError(
-                    f"{path.name}: the download stopped: {error}",
+                    f"{part.stem}: the download stopped: {error}",
                     hint="Run the same command again: it carries on where it stopped.",
                 ) from error
-    found = file_sha256(part)
-    if found != sha256:
-        part.unlink()
-        raise DataError(f"{path.name}: expected sha256 {sha256}, got {found}.")
-    part.replace(path)
-    return path
+            time.sleep(_PAUSE_S * attempt)
 
 
 def _rest(url: str, part: Path, progress: Progress) -> None:
@@ -79,7 +113,7 @@ def _rest(url: str, part: Path, progress: Progress) -> None:
             if error.code == 416:  # nothing is missing, or the part is longer than the file
                 if error.headers.get("Content-Range", "").endswith(f"/{have}"):
                     return
-                part.unlink()
+                part.unlink()  # and from the start with the next attempt
             raise
     with answer, part.open("ab") as file:
         if answer.status != 206:  # the server sends the whole file again

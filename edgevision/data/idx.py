@@ -28,6 +28,8 @@ def read_idx(content: bytes, name: str) -> npt.NDArray[np.uint8]:
             raise DataError(f"{name}: the gzip data is damaged ({error}).") from error
         if inflater.unconsumed_tail:
             raise DataError(f"{name}: more than {_MOST_BYTES} bytes when unpacked.")
+        if not inflater.eof:
+            raise DataError(f"{name}: the gzip data is truncated.")
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4:
         raise DataError(f"{name}: no IDX file of bytes; it starts with {content[:4]!r}.")
     rank = content[3]

@@ -18,6 +18,7 @@ MOST_PIXELS = 89_478_485
 """Pillow's own line for what may be an attack: a small file that unpacks to gigabytes."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
             OverflowError, ZeroDivisionError, struct.error, zlib.error)  # fmt: skip
@@ -58,6 +59,11 @@ def decode_image(source: Path | str | bytes, *, name: str | None = None) -> npt.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name, str(error)) from error
     except UnidentifiedImageError as error:
+        if content.startswith(_SIGNATURES):
+            raise DataError(
+                f"{name}: the image is damaged or truncated ({len(content)} bytes).",
+                hint="Replace it or remove it.",
+            ) from error
         raise DataError(
             f"{name}: no image of a known format ({', '.join(_FORMATS)}); "
             f"it starts with {content[:8]!r}.",

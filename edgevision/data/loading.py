@@ -86,11 +86,11 @@ def _open(reference: str, cache: Path) -> tuple[ImageDataset, ImageDataset | Non
 
     name, choice = parse_reference(reference)
     path = Path(name).expanduser()
-    if path.is_dir():
-        if next(path.rglob("*.parquet"), None) is not None:
+    if name and path.is_dir():
+        if any(next(path.glob(depth), None) for depth in ("*.parquet", "*/*.parquet")):
             return open_parquet(path, choice, cache)
         return open_folder(path)
-    if path.exists():
+    if name and path.exists():
         raise DataError(f"'{reference}' is a file; expected a folder of images or of parquet.")
     if _HUB_NAME.fullmatch(reference) and not reference.startswith("."):
         return open_hub(name, choice, cache)
@@ -115,8 +115,7 @@ def require_usable(splits: DataSplits) -> None:
     names = splits.train.name, splits.validation.name
     if len(seen[0]) < 2:
         raise DataError(
-            f"{names[0]}: {'one class only: ' + min(seen[0]) if seen[0] else 'no images'}; "
-            "expected two or more classes.",
+            f"{names[0]}: one class only: {_some(sorted(seen[0]))}; expected two or more classes.",
             hint="Each class is a folder of its own; see: edgevision data check --help",
         )
     for here, there in ((0, 1), (1, 0)):
