@@ -30,9 +30,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return become
 
 
-def test_shipped_graph_of_the_cpus_scheme(make: Make, machine: Callable[..., None]) -> None:
+def test_shipped_graph_of_the_cpus_scheme(make_bundle: Make, machine: Callable[..., None]) -> None:
     machine(cpu_features=("avx2", "avx512_vnni"))
-    with load(make(scheme="x86-vnni")) as model:
+    with load(make_bundle(scheme="x86-vnni")) as model:
         assert model.choice.path == "model.int8.onnx"
         assert model.choice.scheme == "x86-vnni"
         assert "scheme x86-vnni" in model.choice.reason
@@ -40,32 +40,34 @@ def test_shipped_graph_of_the_cpus_scheme(make: Make, machine: Callable[..., Non
 
 
 def test_baseline_where_the_cpu_lacks_the_instructions(
-    make: Make, machine: Callable[..., None]
+    make_bundle: Make, machine: Callable[..., None]
 ) -> None:
     machine(cpu_features=("avx2",), name="Old CPU")
-    with load(make(scheme="x86-vnni")) as model:
+    with load(make_bundle(scheme="x86-vnni")) as model:
         assert model.choice.path == "model.fp32.onnx"
         assert "Old CPU" in model.choice.passed_over[0]
         assert "x86-vnni" in str(model.choice)
 
 
 def test_candidate_of_the_cpus_scheme_before_the_baseline(
-    make: Make, machine: Callable[..., None]
+    make_bundle: Make, machine: Callable[..., None]
 ) -> None:
     machine(cpu_features=("avx_vnni",))
-    with load(make(scheme="tensorrt", candidate_scheme="x86-vnni")) as model:
+    with load(make_bundle(scheme="tensorrt", candidate_scheme="x86-vnni")) as model:
         assert model.choice.path == "model.other.onnx"
         assert "model.int8.onnx" in model.choice.passed_over[0]
 
 
-def test_float_graph_that_ships_runs_anywhere(make: Make, machine: Callable[..., None]) -> None:
+def test_float_graph_that_ships_runs_anywhere(
+    make_bundle: Make, machine: Callable[..., None]
+) -> None:
     machine(cpu_features=())
-    with load(make(scheme=None)) as model:
+    with load(make_bundle(scheme=None)) as model:
         assert model.choice.path == "model.int8.onnx"
 
 
-def test_engines_of_other_machines_are_passed_over(make: Make, tmp_path: Path) -> None:
-    folder = make()
+def test_engines_of_other_machines_are_passed_over(make_bundle: Make, tmp_path: Path) -> None:
+    folder = make_bundle()
     (tmp_path / "model.engine").write_bytes(b"an engine")
     facts = {"compute_capabilities": ["87"]}
     add_engine(folder, "orin", tmp_path / "model.engine", facts, backend="tensorrt_rtx")
@@ -77,7 +79,7 @@ def test_engines_of_other_machines_are_passed_over(make: Make, tmp_path: Path) -
 
 
 def test_a_fitting_engine_that_does_not_open_falls_back(
-    make: Make,
+    make_bundle: Make,
     tmp_path: Path,
     machine: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -85,7 +87,7 @@ def test_a_fitting_engine_that_does_not_open_falls_back(
 ) -> None:
     # ONNX Runtime stands in for the engine's backend: it runs here, and refuses the file.
     machine(compute_capability="8.7")
-    folder = make()
+    folder = make_bundle()
     (tmp_path / "model.engine").write_bytes(b"not for this driver")
     facts = {"compute_capabilities": ["87"]}
     entry = add_engine(folder, "orin", tmp_path / "model.engine", facts, backend="onnxruntime")
@@ -98,8 +100,8 @@ def test_a_fitting_engine_that_does_not_open_falls_back(
         assert "built for SM 87, this GPU is SM 86" in model.choice.passed_over[0]
 
 
-def test_asking_for_an_artifact(make: Make) -> None:
-    folder = make()
+def test_asking_for_an_artifact(make_bundle: Make) -> None:
+    folder = make_bundle()
     for asked, path in (
         ("baseline", "model.fp32.onnx"),
         ("shipped", "model.int8.onnx"),

@@ -40,8 +40,8 @@ def test_every_artifact_that_runs_here_is_checked(bundle: Path) -> None:
     assert all(check.max_abs <= check.bound for check in result.checks)
 
 
-def test_fixed_batch(make: Make) -> None:
-    with open_bundle(make(batch=2)) as opened:
+def test_fixed_batch(make_bundle: Make) -> None:
+    with open_bundle(make_bundle(batch=2)) as opened:
         assert check_golden(opened).ok
 
 
@@ -103,13 +103,16 @@ def test_damaged_arrays(bundle: Path, data: bytes) -> None:
         check_golden(opened)
 
 
-def test_without_golden_vectors_nothing_is_proven(make: Make) -> None:
-    with open_bundle(make(golden=False)) as opened, pytest.raises(BundleError, match="no golden"):
+def test_without_golden_vectors_nothing_is_proven(make_bundle: Make) -> None:
+    with (
+        open_bundle(make_bundle(golden=False)) as opened,
+        pytest.raises(BundleError, match="no golden"),
+    ):
         check_golden(opened)
 
 
-def test_what_cannot_run_is_said(make: Make, tmp_path: Path) -> None:
-    folder = make(scheme="tensorrt")
+def test_what_cannot_run_is_said(make_bundle: Make, tmp_path: Path) -> None:
+    folder = make_bundle(scheme="tensorrt")
     (tmp_path / "model.engine").write_bytes(b"engine")
     add_engine(
         folder, "orin", tmp_path / "model.engine", {"compute_capabilities": ["87"]}, backend="none"

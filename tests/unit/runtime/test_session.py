@@ -52,10 +52,10 @@ def test_zip_runs_like_the_folder(bundle: Path, paint: Paint, tmp_path: Path) ->
     assert not inside.exists()
 
 
-def test_more_images_than_a_call_takes(make: Make, paint: Paint) -> None:
+def test_more_images_than_a_call_takes(make_bundle: Make, paint: Paint) -> None:
     images = [paint(i % 3) for i in range(70)]
     wanted = ["red", "green", "blue"] * 23 + ["red"]
-    with load(make("free")) as free, load(make("fixed", batch=4)) as fixed:
+    with load(make_bundle("free")) as free, load(make_bundle("fixed", batch=4)) as fixed:
         assert _labels(free(images)) == wanted
         assert _labels(fixed(images)) == wanted
         assert fixed(images[1]).label == "green"
@@ -142,8 +142,8 @@ def test_closing(bundle: Path, paint: Paint) -> None:
         assert one(paint(0)) == two(paint(0))
 
 
-def test_preprocessing_of_another_shape_is_refused(make: Make) -> None:
-    folder = make()
+def test_preprocessing_of_another_shape_is_refused(make_bundle: Make) -> None:
+    folder = make_bundle()
     import json
 
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -1,3 +1,5 @@
+"""A small real bundle for every test that runs one."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -5,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import Artifact
@@ -18,8 +18,11 @@ from edgevision.types import TensorSpec
 LABELS = ("red", "green", "blue")
 
 
-def network(path: Path, *, batch: int | str = "batch", gain: float = 8.0, size: int = 8) -> Path:
+def _network(path: Path, *, batch: int | str, gain: float) -> Path:
     """Says which colour channel has the largest mean: predictions are known without training."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     nodes = [
         helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
@@ -28,7 +31,7 @@ def network(path: Path, *, batch: int | str = "batch", gain: float = 8.0, size: 
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 8, 8])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
         [numpy_helper.from_array(np.eye(3, dtype=np.float32) * gain, "weight")],
     )
@@ -37,7 +40,7 @@ def network(path: Path, *, batch: int | str = "batch", gain: float = 8.0, size: 
     return path
 
 
-def make_bundle(
+def _make(
     folder: Path,
     *,
     scheme: str | None = None,
@@ -70,7 +73,7 @@ def make_bundle(
         preprocessing=preprocessing,
     ) as writer:
         for name, facts in files.items():
-            path = network(source / name, batch=batch, gain=gain)
+            path = _network(source / name, batch=batch, gain=gain)
             extra: dict[str, Any] = facts
             writer.add_file(path, name, kind="onnx", backend="onnxruntime", **extra)
         if golden:
@@ -90,22 +93,22 @@ def make_bundle(
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Path]:
-    """Writes bundles into the test's folder; see ``make_bundle`` for the options."""
+def make_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """Writes bundles into the test's folder; see ``_make`` for the options."""
 
     def call(name: str = "bundle", **options: Any) -> Path:
-        return make_bundle(tmp_path / name, **options)
+        return _make(tmp_path / name, **options)
 
     return call
 
 
 @pytest.fixture
-def bundle(make: Callable[..., Path]) -> Path:
-    return make()
+def bundle(make_bundle: Callable[..., Path]) -> Path:
+    """The plainest one."""
+    return make_bundle()
 
 
-def colour(number: int, shape: tuple[int, int] = (12, 10)) -> np.ndarray[Any, Any]:
-    """An image of which channel ``number`` is the brightest."""
+def _colour(number: int, shape: tuple[int, int] = (12, 10)) -> np.ndarray[Any, Any]:
     image = np.full((*shape, 3), 40, np.uint8)
     image[..., number] = 220
     return image
@@ -113,4 +116,5 @@ def colour(number: int, shape: tuple[int, int] = (12, 10)) -> np.ndarray[Any, An
 
 @pytest.fixture
 def paint() -> Callable[..., np.ndarray[Any, Any]]:
-    return colour
+    """Draws an image of which the channel of that number is the brightest."""
+    return _colour
