@@ -56,10 +56,13 @@ def _doctor(
 
     lines = []
     for extra in found.extras:
+        if extra.name == "dev":  # for working on EdgeVision itself
+            continue
         missing = [name for name, version in extra.packages.items() if version is None]
         if missing:
             lines.append(f"{extra.install}  (missing: {', '.join(missing)})")
-    lines += [f"{b.name}: {b.install}" for b in found.backends if b.install]
+    told = {f"Install it with: {extra.install}" for extra in found.extras}
+    lines += [f"{b.name}: {b.install}" for b in found.backends if b.install not in {None, *told}]
     console.print("To get the rest:" if lines else "Nothing is missing.")
     for text in dict.fromkeys(lines):
         console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
