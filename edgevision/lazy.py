@@ -14,6 +14,7 @@ _EXTRA_OF = {
     "torch_pruning": "train",
     "lightning": "train",
     "datasets": "train",
+    "huggingface_hub": "train",
     "safetensors": "train",
     "onnx": "train",
     "onnxscript": "train",

@@ -6,12 +6,10 @@ import hashlib
 import http.client
 import os
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from edgevision.data.builtin.base import Progress
@@ -41,7 +39,8 @@ def download(
     """Bring the file at ``url()`` to ``path``; what lies there whole already is kept.
 
     A part of it lies in ``path`` + ``.part`` until it is whole, also after the process was
-    killed, and the next call asks the server for the rest only.
+    killed, and the next call asks the server for the rest only. The caller sees to it that one
+    process at a time is here.
 
     Args:
         url: asked only when there is something to download.
@@ -50,38 +49,20 @@ def download(
     Raises:
         DataError: the server cannot be reached or what it sent has another checksum.
     """
-    if _is_whole(path, sha256):
+    if path.is_file() and file_sha256(path) == sha256:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     place = url()
     if not place.startswith(("https://", "http://")):
         raise DataError(f"{path.name}: '{place}' is no web address.")
-    with _alone(path.with_name(path.name + ".lock")):
-        if _is_whole(path, sha256):  # another process was at it
-            return path
-        _whole(place, part, progress)
-        found = file_sha256(part)
-        if found != sha256:
-            part.unlink()
-            raise DataError(f"{path.name}: expected sha256 {sha256}, got {found}.")
-        part.replace(path)
+    _whole(place, part, progress)
+    found = file_sha256(part)
+    if found != sha256:
+        part.unlink()
+        raise DataError(f"{path.name}: expected sha256 {sha256}, got {found}.")
+    part.replace(path)
     return path
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and file_sha256(path) == sha256
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in this block; a killed one does not count."""
-    with path.open("wb") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _whole(url: str, part: Path, progress: Progress) -> None:

