@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-_WIDTH, _HEIGHT = 640, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
+_WIDTH, _HEIGHT = 480, 180
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 30
 _BINS = 48
 _DOTS = 400  # of a run in the strip: more cannot be told apart
 

@@ -98,7 +98,7 @@ def _header(report: Report) -> str:
         f"<p>{escape(report.model.task)} · model {escape(report.model.reference)}{data}"
         f" · target {escape(report.target)}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
-        + (f'<ul class="reasons">{reasons}</ul>' if reasons else "")
+        + (f'<ul class="reasons {kind}">{reasons}</ul>' if reasons else "")
         + "</header>"
     )
 

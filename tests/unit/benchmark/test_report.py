@@ -200,7 +200,7 @@ def test_charts_of_odd_samples(samples: dict[str, list[float]]) -> None:
         assert "nan" not in chart
         assert "inf" not in chart
         numbers = re.findall(r' (?:x|y|cx|cy|width|height)="([^"]*)"', chart)
-        assert all(-1 <= float(number) <= 641 for number in numbers)
+        assert all(-1 <= float(number) <= 481 for number in numbers)
 
 
 def test_a_histograms_bars_hold_every_sample() -> None:
