@@ -72,10 +72,19 @@ def _family(depth: int, size: str, epochs: int) -> Family:
         build=lambda num_classes, in_channels, _: CifarResNet(depth, num_classes, in_channels),
         summary=f"ResNet-{depth} for small images, {size} parameters",
         smallest=8,
-        recipe={"epochs": epochs, "batch_size": 128, "optimizer": "muon"},
+        recipe={
+            "epochs": epochs,
+            "batch_size": 256,
+            "optimizer": "muon",
+            "muon_learning_rate": 0.025,
+            "learning_rate": 0.05,
+            "weight_decay": 5e-4,
+            "augment": {"flip": "alternating", "crop_padding": 3},
+            "evaluate_every": 2,
+        },
     )
 
 
 RESNET8 = _family(8, "0.08 M", 20)
-RESNET20 = _family(20, "0.27 M", 25)
+RESNET20 = _family(20, "0.27 M", 28)
 RESNET56 = _family(56, "0.86 M", 30)

@@ -41,5 +41,14 @@ PLAIN_CNN = Family(
     build=lambda num_classes, in_channels, _: PlainCnn(num_classes, in_channels),
     summary="three plain convolution blocks and two linear layers, 0.1 M parameters",
     smallest=8,
-    recipe={"epochs": 20, "batch_size": 128, "optimizer": "muon"},
+    recipe={
+        "epochs": 20,
+        "batch_size": 128,
+        "optimizer": "muon",
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+        "muon_learning_rate": 0.025,
+        "label_smoothing": 0.1,
+        "augment": {"flip": "alternating", "crop_padding": 2},
+    },
 )
