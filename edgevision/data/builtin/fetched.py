@@ -153,6 +153,7 @@ class FetchedData(BuiltinData):
         self, cache: Path, arrays: dict[str, Arrays], place: str, progress: Progress
     ) -> Path:
         folder = self.folder(cache)
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left half-written
         manifest: dict[str, Any] = {"name": self.name, "place": place, "splits": {}}
         for number, (split, (images, targets)) in enumerate(arrays.items()):
             progress("storing", number, len(arrays))
