@@ -153,6 +153,8 @@ def sample(
                 check_at = count + max(config.min_rounds, count // 2)
             if count % _WINDOW == 0:
                 told("measure")
+        if progress is not None:
+            progress("measure", 1.0)
     finally:
         if collecting:
             gc.enable()

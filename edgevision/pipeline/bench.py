@@ -162,8 +162,11 @@ def _section(comparison: Comparison) -> ComparisonSection:
 
 
 def _verdict(stored: Verdict, latency: LatencyVerdict, bundle: Bundle) -> Verdict:
-    """The stored accuracy with the latency of this machine."""
-    reasons = list(stored.reasons) if stored.exit_code == 4 else []
+    """The stored verdict with the latency of this machine, which can only make it worse.
+
+    What the recipe asked for is not known here, so a verdict that was not passed stays so.
+    """
+    reasons = list(stored.reasons)
     slow = latency.low <= 1
     if slow:
         reasons.append(
@@ -172,7 +175,7 @@ def _verdict(stored: Verdict, latency: LatencyVerdict, bundle: Bundle) -> Verdic
         )
     if bundle.manifest.verdict is None:
         reasons.append("The bundle holds no verdict, so its accuracy is not proven.")
-    code = 4 if stored.exit_code == 4 else 5 if slow else 0
+    code = stored.exit_code or (5 if slow else 0)
     return stored.model_copy(
         update={
             "passed": code == 0,

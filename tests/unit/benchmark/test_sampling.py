@@ -130,7 +130,7 @@ def test_progress_goes_forward() -> None:
     assert shares[0] >= 0
     assert shares[-1] <= 1
     assert told[0][0] == "warm-up"
-    assert told[-1][0] == "measure"
+    assert told[-1] == ("measure", 1.0)
 
 
 def test_values_for_json() -> None:

@@ -113,20 +113,31 @@ def test_bench_keeps_what_the_bundles_report_says(make_bundle: Make) -> None:
     assert result.latency is not None
     assert result.latency.protocol["images_per_call"] == 3
     assert {row.role for row in result.sizes} == {"baseline", "shipped"}
-    stored = Report(
+    _add_report(folder, _stored(4))
+    again = bench_bundle(folder, config=QUICK)
+    assert again.title == "told by compress"
+    assert again.verdict.latency is not None
+
+
+@pytest.mark.parametrize("code", [4, 5])
+def test_bench_never_mends_a_verdict(make_bundle: Make, code: int) -> None:
+    folder = make_bundle()
+    _add_report(folder, _stored(code))
+    verdict = bench_bundle(folder, config=QUICK).verdict
+    assert not verdict.passed
+    assert verdict.exit_code == code
+    assert verdict.reasons[0] == "too far or too slow"
+
+
+def _stored(code: int) -> Report:
+    return Report(
         title="told by compress",
         model=ModelSection(reference="m", task="classification"),
         target="cpu",
         verdict=_verdict(80.0, 1.0).model_copy(
-            update={"exit_code": 4, "passed": False, "reasons": ("too far",)}
+            update={"exit_code": code, "passed": False, "reasons": ("too far or too slow",)}
         ),
     )
-    _add_report(folder, stored)
-    again = bench_bundle(folder, config=QUICK)
-    assert again.title == "told by compress"
-    assert again.verdict.exit_code == 4, "speed does not mend accuracy"
-    assert again.verdict.reasons[0] == "too far"
-    assert again.verdict.latency is not None
 
 
 def _add_report(folder: Path, report: Report) -> None:
