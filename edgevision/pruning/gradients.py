@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgevision.errors import ModelError, UsageError
-from edgevision.pruning.graph import all_trainable
+from edgevision.pruning.tracing import all_trainable
 
 Batches = Callable[[], Iterator[tuple[torch.Tensor, Any]]]
 Loss = Callable[[Any, Any], torch.Tensor]

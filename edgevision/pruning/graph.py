@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +13,7 @@ import torch_pruning as tp
 from torch import nn
 
 from edgevision.errors import ModelError
+from edgevision.pruning.tracing import trace
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -67,29 +66,6 @@ class Graph:
     whole: Mapping[str, str]
 
 
-def trace(module: nn.Module, example: torch.Tensor) -> Any:
-    """torch-pruning's dependency graph of ``module``, traced with ``example`` in eval mode.
-
-    Raises:
-        ModelError: the forward pass fails, or its output does not depend on the weights.
-    """
-    with all_trainable(module), warnings.catch_warnings(), torch.enable_grad():
-        # Deep graphs stop a shape inference whose result is only a check here.
-        warnings.filterwarnings("ignore", message="Maximum recursive depth reached")
-        try:
-            graph = tp.DependencyGraph().build_dependency(module, [example], verbose=False)
-        except Exception as error:
-            raise ModelError(
-                f"Cannot trace {type(module).__name__} with an input of shape "
-                f"{tuple(example.shape)}: {type(error).__name__}: {error}",
-                hint="Pruning needs one image tensor in, and outputs that are differentiable "
-                "with respect to the weights (no argmax, numpy or torch.no_grad in forward).",
-            ) from error
-    if not any(isinstance(layer, nn.Module) for layer in graph._module2name):
-        raise ModelError(f"{type(module).__name__} has no layers.")
-    return graph
-
-
 def find_groups(module: nn.Module, example: torch.Tensor, ignored: Collection[str]) -> Graph:
     """The groups of ``module`` whose outputs are not among the ``ignored`` layer names.
 
@@ -127,19 +103,6 @@ def remove(module: nn.Module, example: torch.Tensor, removals: Mapping[str, Sequ
         group.prune()
     for name in frozen:
         module.get_parameter(name).requires_grad_(False)
-
-
-@contextmanager
-def all_trainable(module: nn.Module) -> Iterator[None]:
-    """Let gradients flow through frozen layers too, which the trace would not see otherwise."""
-    frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
 
 
 def _read(

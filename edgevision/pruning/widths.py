@@ -70,8 +70,9 @@ def choose_widths(
 
     A move takes one group to its next allowed width. Moves come in the order of the share of
     channels that is gone after them (all groups equally), or with ``global_ranking`` of the mean
-    importance of the units that leave. The first choice that reaches the goal is returned, so
-    it is overshot by less than one move.
+    importance of the units that leave. After the first choice that reaches the goal, groups get
+    back what the goal does not need, those ranked highest first, so it is overshot by less than
+    the smallest move that was made.
 
     Args:
         groups: the groups with their allowed widths.
@@ -108,7 +109,13 @@ def choose_widths(
             high = middle
         else:
             low = middle + 1
-    return after_moves(low)
+    kept = after_moves(low)
+    for _, _, position, after in reversed(moves[:low]):
+        item = groups[position]
+        if kept[item.group.name] == after:  # a later move of this group may have stayed
+            wider = {**kept, item.group.name: item.allowed[item.allowed.index(after) - 1]}
+            kept = wider if reached(wider) else kept
+    return kept
 
 
 def even_widths(groups: Sequence[Prunable], ratio: float) -> dict[str, int]:
