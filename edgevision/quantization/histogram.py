@@ -1,9 +1,9 @@
 """A histogram whose bins only ever merge pairwise, so order and batching leave no trace.
 
-Bin ``i`` (of ``-HALF`` to ``HALF - 1``) counts values in ``[i, i + 1) * width`` with
-``width = 2**exponent / HALF``. When a value falls outside, the exponent rises and bins 2i and
-2i + 1 become bin i; scaling by a power of two is exact, so the result depends on nothing but the
-values counted.
+With ``width = 2**exponent / HALF``, bin ``i >= 0`` counts values in ``[i, i + 1) * width`` and bin
+``-i - 1`` those below zero with magnitudes in that range. When a value falls outside, the exponent
+rises and bins 2i and 2i + 1 become bin i; scaling by a power of two is exact, so the result
+depends on nothing but the values counted.
 """
 
 from __future__ import annotations
@@ -40,19 +40,21 @@ class Histogram:
 
     def add(self, values: npt.NDArray[np.float32], low: float, high: float) -> None:
         """Count ``values``, flat and finite, the smallest of them ``low``, the largest ``high``."""
-        self.widen(int(np.frexp(max(-low, high, 0.0))[1]))
+        peak = max(-low, high)
+        self.widen(int(np.frexp(peak)[1]) if peak > 0 else _LOWEST)
         scale = np.float32(HALF * 2.0**-self.exponent)
         scaled = np.empty(min(_CHUNK, values.size), np.float32)
         for start in range(0, values.size, _CHUNK):
             part = values[start : start + _CHUNK]
             buffer = np.multiply(part, scale, out=scaled[: part.size])
+            index = buffer.astype(np.intp)  # rounds towards zero
             if low < 0:
-                np.floor(buffer, out=buffer)  # a cast alone rounds towards zero
-                buffer += HALF
-                self.bins += np.bincount(buffer.astype(np.intp), minlength=2 * HALF)
+                # The sign is taken before scaling, where the smallest values may become zero.
+                index -= part < 0
+                index += HALF
+                self.bins += np.bincount(index, minlength=2 * HALF)
             else:
-                counts = np.bincount(buffer.astype(np.intp), minlength=HALF)
-                self.bins[HALF:] += counts
+                self.bins[HALF:] += np.bincount(index, minlength=HALF)
             self.zeros += part.size - int(np.count_nonzero(part))
 
     def merge(self, other: Histogram) -> None:

@@ -9,20 +9,24 @@ from edgevision.export.graph import Graph, attribute
 
 
 def reduce_to_pool(model: onnx.ModelProto) -> int:
-    """Rewrite reductions over exactly the last two of four axes with ``keepdims=1``.
+    """Rewrite reductions over exactly the last two of four axes.
 
     ReduceMean becomes GlobalAveragePool. ReduceMax becomes a MaxPool over the whole image where
-    its size is fixed: GlobalMaxPool has no integer kernel in ONNX Runtime.
+    its size is fixed: GlobalMaxPool has no integer kernel in ONNX Runtime. With ``keepdims=0``
+    a Flatten follows.
     """
     graph = Graph(model)
     shapes = {v.name: _shape(v) for v in [*model.graph.input, *model.graph.value_info]}
+    nodes: list[onnx.NodeProto] = []
     changed = 0
-    for node in model.graph.node:
+    for node in graph.nodes:
+        nodes.append(node)
         shape = shapes.get(node.input[0], []) if node.input else []
         if node.op_type not in ("ReduceMean", "ReduceMax") or len(shape) != 4:
             continue
-        if not attribute(node, "keepdims", 1) or _axes(node, graph) != [2, 3]:
+        if _axes(node, graph) != [2, 3]:
             continue
+        keeps = bool(attribute(node, "keepdims", 1))
         if node.op_type == "ReduceMax":
             if 0 in shape[2:]:
                 continue
@@ -33,7 +37,14 @@ def reduce_to_pool(model: onnx.ModelProto) -> int:
             kernel = []
         del node.input[1:], node.attribute[:]
         node.attribute.extend(kernel)
+        if not keeps:
+            end = node.output[0]
+            node.output[0] = graph.fresh_name(f"{end}_pooled")
+            nodes.append(helper.make_node("Flatten", [node.output[0]], [end], axis=1))
         changed += 1
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
     return changed
 
 

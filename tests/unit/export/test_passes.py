@@ -186,32 +186,36 @@ def test_every_relu_moves_in_front_of_its_pooling(make_model, random):
     np.testing.assert_array_equal(run(model, x)[0], before[0])
 
 
+@pytest.mark.parametrize("keeps", [1, 0])
 @pytest.mark.parametrize(
     ("reduction", "pooling"), [("ReduceMean", "GlobalAveragePool"), ("ReduceMax", "MaxPool")]
 )
-def test_reductions_over_the_image_become_pooling(make_model, random, reduction, pooling):
+def test_reductions_over_the_image_become_pooling(make_model, random, reduction, pooling, keeps):
+    shape = "n,3,1,1" if keeps else "n,3"
     model = make_model(
-        f"(float[n,3,5,7] x) => (float[n,3,1,1] y) {{ y = {reduction} (x, axes) }}",
+        f"(float[n,3,5,7] x) => (float[{shape}] y) "
+        f"{{ y = {reduction} <keepdims={keeps}> (x, axes) }}",
         axes=np.array([-1, -2]),
     )
     x = random.normal(size=(2, 3, 5, 7)).astype(np.float32)
     before = run(model, x)
     assert reduce_to_pool(model) == 1
     drop_unused(model)
-    assert operators(model) == [pooling]
+    assert operators(model) == ([pooling] if keeps else [pooling, "Flatten"])
     np.testing.assert_allclose(run(model, x)[0], before[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "(float[n,3,5,7] x) => (float[n,3] y) { y = ReduceMean <keepdims=0> (x, axes) }",
+        "(float[n,3,5,7] x) => (float[n,3,5] y) { y = ReduceMean <keepdims=0> (x, last) }",
         "(float[n,5,7] x) => (float[n,1,1] y) { y = ReduceMean (x, axes) }",
         "(float[n,3,h,7] x) => (float[n,3,1,1] y) { y = ReduceMax (x, axes) }",
     ],
 )
 def test_other_reductions_stay(make_model, text):
-    assert reduce_to_pool(make_model(text, axes=np.array([-1, -2]))) == 0
+    model = make_model(text, axes=np.array([-1, -2]), last=np.array([3]))
+    assert reduce_to_pool(model) == 0
 
 
 def test_unused_parts_and_metadata_go(make_model, random):
