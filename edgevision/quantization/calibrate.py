@@ -59,7 +59,8 @@ def calibrate(
     if not tensors:
         raise ModelError(f"{onnx_path}: no scheme finds anything to quantize in it.")
     source = graph.inputs[0]
-    inner = [name for name in tensors if name != source]
+    # In the graph's order, so that the first tensor that goes wrong is the one named.
+    inner = [name for node in graph.nodes for name in node.output if name in tensors]
     run = _runner(model, source, inner, threads)
     shape = _image_shape(model, source)
     observers: dict[str, Observer] = {name: observer_class() for name in tensors}
