@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)  ## compress a network on Fashion-MNIST mini, prove it, bundle it
-	$(BIN)/edgevision compress docs/recipes/demo.yaml --out demo
+	$(BIN)/edgevision compress --recipe demo --out demo
 
 test: $(READY)  ## lint, types and every test that is not slow
 	$(BIN)/ruff check .

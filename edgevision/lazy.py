@@ -35,10 +35,19 @@ def require(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        missing = (error.name or package).partition(".")[0]
-        if missing != package:
+        known = missing_extra(error)
+        if known is None:
             raise
-        extra = _EXTRA_OF.get(package)
-        hint = f"Install it with: pip install 'edgevision[{extra}]'" if extra else None
-        raise MissingExtraError(f"'{package}' is not installed.", hint=hint) from error
+        raise known from error
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """The failed import as our own error, None where no extra of ours holds the package."""
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF.get(package)
+    if extra is None:
+        return None
+    return MissingExtraError(
+        f"'{package}' is not installed.",
+        hint=f"Install it with: pip install 'edgevision[{extra}]'",
+    )

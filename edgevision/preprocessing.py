@@ -213,5 +213,5 @@ class Preprocessing:
             )
         try:
             return cls(**values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"preprocessing: {error}") from error

@@ -200,13 +200,12 @@ def _layers(report: Report) -> str:
             layer.operator,
             layer.asked or "",
             layer.used,
-            _number(layer.baseline_ms),
-            _number(layer.candidate_ms),
+            _number(layer.time_ms),
         )
         for layer in report.layers
     ]
-    head = ("Layer", "Operator", "Asked", "Used", "FP32 ms", "Shipped ms")
-    return _section("Layers", _table(head, rows, numbers=(4, 5)))
+    head = ("Layer", "Operator", "Asked", "Used", "ms")
+    return _section("Layers", _table(head, rows, numbers=(4,)))
 
 
 def _pruning(report: Report) -> str:

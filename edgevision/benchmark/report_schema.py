@@ -104,15 +104,14 @@ class LayerRow(_Model):
     """One layer of the shipped network.
 
     ``asked`` is the precision that placement wanted, ``used`` the one that the backend reports;
-    times where it measured them, ``baseline_ms`` of the same layer in the FP32 network.
+    ``time_ms`` where it measured them.
     """
 
     name: str
     operator: str
     asked: str | None = None
     used: str
-    baseline_ms: float | None = None
-    candidate_ms: float | None = None
+    time_ms: float | None = None
 
 
 class PruningRow(_Model):

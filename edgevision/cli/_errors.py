@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgevision.errors import EdgeVisionError, StorageError
+from edgevision.lazy import missing_extra
 
 _STORAGE = {
     errno.ENOSPC: "No space is left on the disk",
@@ -42,6 +43,9 @@ def run_guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         console.print("Interrupted. Run the same command again to carry on.")
         return 130
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        return _tell(console, missing) if missing is not None else _defect(console)
     except OSError as error:
         known = from_os_error(error)
         if known is not None:

@@ -57,7 +57,7 @@ def _inspect(
         for name in ("layer", "operator", "asked", "used", "ms"):
             table.add_column(name, justify="right" if name == "ms" else "left")
         for row in rows:
-            time = "" if row.candidate_ms is None else f"{row.candidate_ms:.4f}"
+            time = "" if row.time_ms is None else f"{row.time_ms:.4f}"
             table.add_row(escape(row.name), escape(row.operator), row.asked or "", row.used, time)
         console.print(table)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,7 @@ def write_bundle(
     folder: Path,
     *,
     shipped: str | None = None,
+    proven: Collection[str] = (),
     verdict: Verdict | None = None,
     reports: Mapping[str, bytes] | None = None,
     golden: bool = False,
@@ -31,6 +33,7 @@ def write_bundle(
 
     Args:
         shipped: file name of the graph that the verdict speaks of; None in a draft.
+        proven: graphs within the accuracy budget: the runtime may fall back on them.
         reports: file name → content, e.g. ``report.html``.
         golden: add golden images and the outputs of the baseline and the shipped graph.
     """
@@ -60,7 +63,7 @@ def write_bundle(
                 graph.path,
                 graph.file,
                 kind="onnx",
-                role="shipped" if graph.file == shipped else "candidate",
+                role=_role(graph.file, shipped, proven),
                 backend="onnxruntime",
                 precision=graph.precision,
                 scheme=graph.scheme,
@@ -93,6 +96,14 @@ def write_bundle(
             precision=graph.precision,
             scheme=graph.scheme,
         )
+
+
+def _role(
+    file: str, shipped: str | None, proven: Collection[str]
+) -> Literal["shipped", "candidate"] | None:
+    if file == shipped:
+        return "shipped"
+    return "candidate" if file in proven else None
 
 
 def lineage(job: Job) -> Lineage:

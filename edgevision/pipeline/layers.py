@@ -41,7 +41,7 @@ def _stored_layers(bundle: Bundle, entry: ArtifactEntry) -> list[LayerRow]:
                 name=layer["name"],
                 operator=layer["operator"],
                 used=layer["precision"],
-                candidate_ms=layer.get("time_ms"),
+                time_ms=layer.get("time_ms"),
             )
             for layer in layers
         ]
@@ -59,7 +59,7 @@ def _reported_layers(bundle: Bundle, entry: ArtifactEntry) -> list[LayerRow]:
             name=layer.name,
             operator=layer.operator,
             used=layer.precision,
-            candidate_ms=layer.time_ms,
+            time_ms=layer.time_ms,
         )
         for layer in report
     ]

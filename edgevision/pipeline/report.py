@@ -153,15 +153,13 @@ def _layers(job: Job, shipped: str) -> tuple[LayerRow, ...]:
     asked = {}
     if graph.scheme is not None:
         asked = job.done("quantize").json("emit.json")[graph.scheme]["asked"]
-    before = {layer["name"]: layer["time_ms"] for layer in built[BASELINE]["layers"]}
     return tuple(
         LayerRow(
             name=layer["name"],
             operator=layer["operator"],
             asked=asked.get(_TOKEN.sub("", layer["name"])),
             used=layer["precision"],
-            baseline_ms=before.get(layer["name"]),
-            candidate_ms=layer["time_ms"],
+            time_ms=layer["time_ms"],
         )
         for layer in built[shipped]["layers"]
     )

@@ -23,10 +23,13 @@ class BundleStage(Stage[Job]):
         from edgevision.benchmark.report import render_html
 
         report = build_report(job)
+        figures = job.done("verify").json("verify.json")
+        least = figures["rows"][0]["accuracy"] - job.recipe.verify.max_accuracy_drop
         write_bundle(
             job,
             work / "bundle",
-            shipped=job.done("verify").json("verify.json")["verdict"]["shipped"],
+            shipped=figures["verdict"]["shipped"],
+            proven=[r["name"] for r in figures["rows"][1:] if r["accuracy"] >= least],
             verdict=verdict_of(job),
             reports={
                 "report.json": report.to_bytes(),

@@ -187,7 +187,7 @@ def test_layers_asked_and_used(bundle: Path, tmp_path: Path) -> None:
     ]
     onnx = {row.operator: row for row in found["model.fp32.onnx"]}
     assert onnx["MatMul"].used == "fp32"
-    assert onnx["MatMul"].candidate_ms is not None
+    assert onnx["MatMul"].time_ms is not None
 
 
 def test_layers_of_an_unknown_form(bundle: Path, tmp_path: Path) -> None:
