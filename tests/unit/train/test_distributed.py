@@ -17,18 +17,19 @@ def train(folder: Path, images: Path, *options: str) -> subprocess.CompletedProc
     command = [sys.executable, "-m", "edgevision", "train", "plain-cnn", "--data", str(images)]
     command += ["--out", str(folder), "--epochs", "2", "--batch-size", "20", "--precision", "fp32"]
     return subprocess.run(
-        [*command, *options], capture_output=True, text=True, timeout=300, check=False
+        [*command, *options], capture_output=True, text=True, timeout=550, check=False
     )
 
 
 def test_two_processes_train_one_network(tmp_path: Path, image_folder: Path) -> None:
-    done = train(tmp_path / "two", image_folder, "--devices", "2", "--accelerator", "cpu")
+    options = ("--devices", "2", "--accelerator", "cpu", "--epochs", "8")
+    done = train(tmp_path / "two", image_folder, *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Checkpoint:") == 1  # the helper process is silent
     module, card = load_checkpoint(tmp_path / "two")
     history = json.loads((tmp_path / "two" / "history.json").read_text())
-    assert len(history) == 2
-    assert history[1]["loss"] < history[0]["loss"]
+    assert len(history) == 8
+    assert history[-1]["loss"] < history[0]["loss"]
     assert card.metrics["top1"] > 60
     assert all(torch.isfinite(p).all() for p in module.parameters())
 
