@@ -138,6 +138,6 @@ def verdict_table(figures: dict[str, Any]) -> Table:
     proven = figures["verdict"]["proven_speed"]
     told = "[bold green]passed[/]" if passed else "[bold red]not passed[/]"
     if passed and not proven:
-        told = "[bold yellow]accuracy passed; speed not measured on this machine[/]"
-    table.caption = f"Verdict: {told}, best candidate {figures['verdict']['shipped']}"
+        told = f"[bold yellow]accuracy passed[/]. {' '.join(figures['verdict']['reasons'])}"
+    table.caption = f"{figures['verdict']['shipped']}: {told}"
     return table

@@ -7,18 +7,26 @@ from dataclasses import dataclass
 from edgevision.errors import AccuracyBudgetError, EdgeVisionError, NotFasterError
 from edgevision.recipe import VerifySection
 
+_NOT_MEASURED = "Speed is not proven: what the target runs does not run on this machine."
+_BUSY = (
+    "Speed is not proven: this machine was busy while it was measured. "
+    "Measure again when it is quiet: edgevision bench."
+)
+
 
 @dataclass(frozen=True)
 class Speed:
     """Device latency against the FP32 baseline, measured interleaved.
 
-    ``speedup`` is baseline over candidate by median, with its 95 % bootstrap interval.
+    ``speedup`` is baseline over candidate by median, with its 95 % bootstrap interval. ``steady``
+    is False where the machine was busy: a median far above the fastest run, on either side.
     """
 
     latency_p50_ms: float
     speedup: float
     low: float
     high: float
+    steady: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,10 @@ class Verdict:
 
     Attributes:
         passed: the shipped candidate keeps every bound that could be measured.
-        proven_speed: the latency was measured on this machine.
+        proven_speed: the latency was measured on this machine, and the machine was quiet.
         exit_code: 0, 4 or 5.
         shipped: the candidate's name; when nothing passed, the best there is.
-        reasons: why it failed, one line each, then what to change.
+        reasons: why it failed or what stayed unproven, one line each, then what to change.
     """
 
     passed: bool
@@ -84,7 +92,7 @@ def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -
         )
     measured = [c for c in within if c.speed is not None]
     if not measured:
-        return Verdict(True, False, 0, within[0].name, ())
+        return Verdict(True, False, 0, within[0].name, (_NOT_MEASURED,))
     best = max(measured, key=lambda c: c.speed.speedup if c.speed else 0.0)
     assert best.speed is not None
     faults = _speed_faults(best.speed, bounds)
@@ -92,8 +100,11 @@ def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -
         advice = "Prune more (--prune-macs), or ask for less speed."
         if len(measured) < len(candidates):
             advice += " Faster candidates lose too much accuracy."
-        return Verdict(False, True, 5, best.name, (*faults, advice))
-    return Verdict(True, True, 0, best.name, ())
+        if not best.speed.steady:
+            advice = _BUSY
+        return Verdict(False, best.speed.steady, 5, best.name, (*faults, advice))
+    steady = best.speed.steady
+    return Verdict(True, steady, 0, best.name, () if steady else (_BUSY,))
 
 
 def _speed_faults(speed: Speed, bounds: VerifySection) -> list[str]:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from edgevision.benchmark import Comparison
 
 
+# Median over fastest run, above which other work took the processor: quiet machines stay near 1.1.
+BUSY = 2.0
+
+
 class Verify(Stage[Job]):
     """Outputs ``verify.json``: a row for FP32 and each candidate, the comparison, the verdict.
 
@@ -152,8 +156,10 @@ def _runners(job: Job, names: list[str]) -> Iterator[dict[str, Runner]]:
 def _speed(comparison: Comparison | None, name: str) -> Speed | None:
     if comparison is None:
         return None
+    sides = [comparison.runs[side] for side in {name, comparison.baseline}]
+    steady = all(side.latency_p50_ms <= BUSY * side.latency_min_ms for side in sides)
     p50 = comparison.runs[name].latency_p50_ms
     if name == comparison.baseline:
-        return Speed(p50, 1.0, 1.0, 1.0)
+        return Speed(p50, 1.0, 1.0, 1.0, steady)
     ratio = comparison.ratios[name]
-    return Speed(p50, ratio.value, ratio.low, ratio.high)
+    return Speed(p50, ratio.value, ratio.low, ratio.high, steady)

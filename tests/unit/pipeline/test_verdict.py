@@ -66,3 +66,17 @@ def test_a_drop_that_is_exactly_the_budget_passes() -> None:
 def test_a_speed_that_was_not_measured_is_not_called_proven() -> None:
     verdict = judge(91.0, [Candidate("int8", 91.0, None)], VerifySection())
     assert (verdict.passed, verdict.proven_speed) == (True, False)
+
+
+def test_a_busy_machine_proves_no_speed() -> None:
+    busy = Speed(latency_p50_ms=1.0, speedup=100.0, low=90.0, high=110.0, steady=False)
+    verdict = judge(91.0, [Candidate("int8", 91.0, busy)], VerifySection())
+    assert (verdict.passed, verdict.proven_speed) == (True, False)
+    assert "this machine was busy" in verdict.reasons[0]
+
+
+def test_too_slow_on_a_busy_machine_says_to_measure_again() -> None:
+    busy = Speed(latency_p50_ms=4.0, speedup=0.9, low=0.8, high=0.95, steady=False)
+    verdict = judge(91.0, [Candidate("int8", 91.0, busy)], VerifySection())
+    assert verdict.exit_code == 5
+    assert "busy" in verdict.reasons[-1]
