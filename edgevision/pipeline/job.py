@@ -159,6 +159,11 @@ def resolve_input(base: Preprocessing, section: InputSection) -> Preprocessing:
 
 
 def _checkpoint(model: str) -> tuple[Path | None, ModelCard | None]:
+    if model.lower().endswith(".onnx"):
+        raise ModelError(
+            f"{model} is an ONNX graph; compress takes a network that torch can train and export.",
+            hint="An ONNX graph is built as it is by: edgevision build-engine.",
+        )
     folder = Path(model)
     if not folder.is_dir():
         return None, None

@@ -121,6 +121,11 @@ def onnx_with_data_outside(tmp: Path, images: Path) -> list[str]:
     return ["build-engine", str(file), "--target", "cpu", "--out", str(tmp / "out")]
 
 
+def onnx_as_model(tmp: Path, images: Path) -> list[str]:
+    (tmp / "net.onnx").write_bytes(b"")
+    return compress(images, str(tmp / "net.onnx"))
+
+
 def unknown_recipe_field(tmp: Path, images: Path) -> list[str]:
     return ["compress", "--recipe", str(write_recipe(tmp, images, quantise={"images": 3}))]
 
@@ -185,6 +190,7 @@ CASES: list[tuple[Case, int, list[str]]] = [
     (nan_weights, 3, ["NaN"]),
     (pickle_that_runs_code, 3, ["pickle", "safetensors"]),
     (onnx_with_data_outside, 3, ["secret.bin"]),
+    (onnx_as_model, 3, ["net.onnx", "build-engine"]),
     (unknown_recipe_field, 3, ["quantise", "Did you mean 'quantize'"]),
     (unknown_training_field, 3, ["learning_rat", "Did you mean 'learning_rate'"]),
     (wrong_target, 2, ["jetson-orin-nan", "Did you mean 'jetson-orin-nano'"]),
