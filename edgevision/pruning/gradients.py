@@ -39,7 +39,7 @@ def accumulated_gradients(
         for images, targets in islice(batches(), number):
             value = loss(module(images.to(device)), _to(targets, device))
             if not bool(torch.isfinite(value)):
-                raise ModelError(f"The loss of batch {seen} is {float(value)}, expected a number.")
+                raise ModelError(f"The loss of batch {seen} is {value.item()}, expected a number.")
             value.backward()  # type: ignore[no-untyped-call]
             seen += 1
     if seen == 0:

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from torch import nn
 
 from edgevision.errors import ModelError
@@ -124,7 +123,7 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
     for position, (dep, channels) in enumerate(found):
         layer = dep.target.module
         roots = found[position].root_idxs
-        if dep.target.type == tp.ops.OPTYPE.PARAMETER:
+        if isinstance(layer, nn.Parameter):
             name = graph._param_to_name[layer]
         elif layer in names:
             name = names[layer]
@@ -152,7 +151,8 @@ def _check_slot(graph: Any, slot: Slot, ignored: Collection[str]) -> None:
     layer = slot.module
     if slot.channels.max() >= slot.width:
         raise _StaysWholeError(
-            f"channel {slot.channels.max()} of '{slot.name}' is used, but it has {slot.width}"
+            f"its channels cannot be followed to '{slot.name}', "
+            f"which has {slot.width} but would need {slot.channels.max() + 1}"
         )
     if isinstance(layer, nn.MultiheadAttention):
         raise _StaysWholeError(f"the width of attention '{slot.name}' is tied to its heads")

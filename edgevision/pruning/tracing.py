@@ -8,11 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from edgevision.errors import ModelError
+from edgevision.lazy import require
+
+_HINT = (
+    "Pruning needs one image tensor in, outputs that are differentiable with respect to the "
+    "weights (no argmax, numpy or torch.no_grad in forward), and operations that "
+    "torch-pruning's dependency graph can follow."
+)
 
 
 def trace(module: nn.Module, example: torch.Tensor) -> Any:
@@ -21,6 +27,7 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
     Raises:
         ModelError: the forward pass fails, or its output does not depend on the weights.
     """
+    tp = require("torch_pruning")  # on use: rebuilding a stored network does without
     graph = tp.DependencyGraph()
     seen = _Concatenations()
     # torch-pruning takes a concatenation for one of channels only if the layer behind it reads
@@ -41,10 +48,15 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
             raise ModelError(
                 f"Cannot trace {type(module).__name__} with an input of shape "
                 f"{tuple(example.shape)}: {type(error).__name__}: {error}",
-                hint="Pruning needs one image tensor in, outputs that are differentiable with "
-                "respect to the weights (no argmax, numpy or torch.no_grad in forward), and "
-                "operations that torch-pruning's dependency graph can follow.",
+                hint=_HINT,
             ) from error
+    weighted = (nn.modules.conv._ConvNd, nn.Linear)
+    if not any(isinstance(layer, weighted) for layer in graph.module2node):
+        raise ModelError(
+            f"Cannot trace {type(module).__name__}: its output depends on no convolution or "
+            "linear layer in a differentiable way.",
+            hint=_HINT,
+        )
     return graph
 
 
