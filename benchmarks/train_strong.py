@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from edgevision.cli._training import TrainingBar
+from edgevision.cli._progress import Phases
 from edgevision.data import load_data
 from edgevision.devices import this_machine
 from edgevision.files import write_json
 from edgevision.train import default_config
 from edgevision.train.job import train
+from edgevision.train.results import as_phase
 
 RESULT = Path(__file__).parent / "results" / "train-strong-cifar10.json"
 
@@ -55,8 +56,14 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "config": json.loads(config.model_dump_json()),
     }
-    with TrainingBar(Console()) as bar:
-        done = train(arguments.model, data, out=arguments.out, config=config, progress=bar)
+    with Phases(Console()) as progress:
+        done = train(
+            arguments.model,
+            data,
+            out=arguments.out,
+            config=config,
+            progress=as_phase(progress, "training"),
+        )
     facts |= {
         "accuracy": done.result.metrics,
         "wall_seconds": round(done.result.seconds, 1),

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def canonical_json(value: Any) -> bytes:
@@ -62,6 +62,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that is named ``path`` when the block ends well, and is gone otherwise."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -15,12 +16,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_LOG_SECONDS = 30.0
+
 
 class Phases:
     """A context manager to pass as ``progress``: call it with (phase, done, total, note).
 
-    On a terminal the running phase has a live bar; in a log file each phase is one line when it
-    ends.
+    On a terminal the running phase has a live bar; in a log file a phase is a line when it ends,
+    and one every half minute before.
     """
 
     def __init__(self, console: Console) -> None:
@@ -38,6 +41,7 @@ class Phases:
         self._phase: str | None = None
         self._task: TaskID | None = None
         self._told: set[str] = set()
+        self._last = time.monotonic()
 
     def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
         """Show that ``done`` of ``total`` steps of ``phase`` are done."""
@@ -46,9 +50,17 @@ class Phases:
             self._task = self._bars.add_task(phase, total=total, note=note)
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total, note=note)
-        if not self._console.is_terminal and done >= total and phase not in self._told:
+        if not self._console.is_terminal and phase not in self._told:
+            self._log(phase, done, total, note)
+
+    def _log(self, phase: str, done: int, total: int, note: str) -> None:
+        if done >= total:
             self._told.add(phase)
-            self._console.print(f"{phase}: done {note}".rstrip(), highlight=False)
+        elif time.monotonic() - self._last < _LOG_SECONDS:
+            return
+        self._last = time.monotonic()
+        count = "done" if done >= total else f"{done} of {total}"
+        self._console.print(f"{phase}: {count}  {note}".rstrip(), highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Phases:
         self._bars.start()

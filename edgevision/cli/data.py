@@ -130,7 +130,7 @@ def check(
         splits = open_data(data, cache=cache, progress=tell)
         found = check_data(splits, kind, progress=lambda n, total: tell("reading images", n, total))
     if report is not None:
-        from edgevision.data.cache import replacing
+        from edgevision.files import replacing
 
         with replacing(report) as file:
             file.write(json.dumps(found.to_dict(), indent=1, ensure_ascii=False).encode())

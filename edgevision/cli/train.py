@@ -79,9 +79,10 @@ def _train(
     num_nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
     strategy: Annotated[str | None, typer.Option(help="auto, ddp or ddp_spawn.")] = None,
 ) -> None:
-    from edgevision.cli._training import TrainingBar
+    from edgevision.cli._progress import Phases
     from edgevision.train.config import default_config, override
     from edgevision.train.job import train
+    from edgevision.train.results import as_phase
 
     fields: dict[str, Any] = {
         "epochs": epochs,
@@ -109,7 +110,7 @@ def _train(
     config = override(default_config(model), **fields)
     folder = out or Path("runs") / model.replace("/", "_").replace(":", "_")
     console = Console()
-    with TrainingBar(console) as bar:
+    with Phases(console) as progress:
         done = train(
             model,
             data,
@@ -117,7 +118,7 @@ def _train(
             config=config,
             task=task,
             image_size=(image_size, image_size) if image_size else None,
-            progress=bar,
+            progress=as_phase(progress, "training"),
         )
     if not done.result.main_process:
         return

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgevision.data.base import ImageDataset
-from edgevision.data.cache import replacing
 from edgevision.errors import DataError, UsageError
+from edgevision.files import replacing
 from edgevision.preprocessing import Float32, Preprocessing
 from edgevision.tasks.base import Task
 

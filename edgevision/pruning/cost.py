@@ -41,7 +41,7 @@ class WidthCost:
         self._in: dict[str, list[_Narrowing]] = defaultdict(list)
         self._out: dict[str, list[_Narrowing]] = defaultdict(list)
         self._units = {group.name: len(group.units) for group in groups}
-        self._unit_channels = {group.name: group.channels / len(group.units) for group in groups}
+        self._unit_channels = {group.name: len(group.units[0]) for group in groups}
         for group in groups:
             for slot in group.slots:
                 lost = np.concatenate([[0], group.layer_units(slot)[orders[group.name]].cumsum()])
@@ -49,7 +49,7 @@ class WidthCost:
                 side[slot.name].append(_Narrowing(group.name, slot.width, lost))
                 self._modules[slot.name] = slot.module
 
-    def channels(self, kept: Mapping[str, int]) -> float:
+    def channels(self, kept: Mapping[str, int]) -> int:
         """Output channels of the groups' root layers that stay."""
         return sum(kept[name] * width for name, width in self._unit_channels.items())
 

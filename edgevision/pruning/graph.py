@@ -39,10 +39,13 @@ class Group:
     """Layers that are narrowed together, named after the root layer.
 
     ``units[i]`` lists the root's channels that only leave together: one channel as a rule, one
-    of each block where a grouped convolution or a group norm needs equal blocks.
+    of each block where a grouped convolution or a group norm needs equal blocks. All units reach
+    the same layers in the same way; where a root's channels do not, as when a sum reads a
+    concatenation, each kind of them is a group, named "root[0]", "root[1]" and so on.
     """
 
     name: str
+    root: str
     channels: int
     slots: tuple[Slot, ...]
     units: tuple[Ints, ...]
@@ -79,7 +82,7 @@ def find_groups(module: nn.Module, example: torch.Tensor, ignored: Collection[st
         root = found[0].dep.target.module
         name = names.get(root, "")
         try:
-            groups.append(_read(graph, found, name, names, ignored))
+            groups.extend(_read(graph, found, name, names, ignored))
         except _StaysWholeError as reason:
             whole[name] = str(reason)
     return Graph(tuple(groups), whole)
@@ -106,7 +109,7 @@ def remove(module: nn.Module, example: torch.Tensor, removals: Mapping[str, Sequ
 
 def _read(
     graph: Any, found: Any, name: str, names: Mapping[Any, str], ignored: Collection[str]
-) -> Group:
+) -> Iterator[Group]:
     root = found[0].dep.target.module
     channels = int(graph.get_out_channels(root))
     slots = tuple(_slots(graph, found, names))
@@ -116,7 +119,16 @@ def _read(
     units = _units(graph, root, channels, slots)
     if len(units) < 2:
         raise _StaysWholeError("its channels can only leave all together")
-    return Group(name, channels, slots, units)
+    whole = Group(name, name, channels, slots, units)
+    reach = np.stack([whole.layer_units(slot) for slot in slots], axis=1)
+    kinds: dict[bytes, list[Ints]] = {}
+    for unit, row in zip(units, reach, strict=True):
+        kinds.setdefault(row.tobytes(), []).append(unit)
+    if len(kinds) == 1:
+        yield whole
+        return
+    for number, alike in enumerate(kinds.values()):
+        yield Group(f"{name}[{number}]", name, channels, slots, tuple(alike))
 
 
 def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:

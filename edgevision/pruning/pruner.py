@@ -162,21 +162,18 @@ class _Session:
             self._choose(candidates, present, 1.0)  # unreachable targets fail before any work
         while True:
             kept = self._choose(candidates, present, step / self.config.steps)
-            removals = {
-                item.group.name: [
-                    int(channel)
-                    for unit in item.order[: len(item.group.units) - kept[item.group.name]]
-                    for channel in item.group.units[unit]
-                ]
-                for item in candidates
-                if kept[item.group.name] < len(item.group.units)
-            }
+            removals: dict[str, list[int]] = {}
+            for item in candidates:
+                units = item.order[: len(item.group.units) - kept[item.group.name]]
+                channels = [int(c) for unit in units for c in item.group.units[unit]]
+                if channels:
+                    removals.setdefault(item.group.root, []).extend(channels)
             try:
                 return self._narrowed(module, removals)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
                 broken = self._broken(module, removals, error)
             self.whole.update(broken)
-            candidates = [item for item in candidates if item.group.name not in broken]
+            candidates = [item for item in candidates if item.group.root not in broken]
 
     def check(self, module: nn.Module) -> None:
         """Raise ModelError unless ``module`` runs and gives the original's output shapes."""
@@ -199,7 +196,7 @@ class _Session:
         candidates = []
         with gradients:
             for group in graph.groups:
-                if group.name in self.whole:
+                if {group.name, group.root} & self.whole.keys():
                     continue
                 scores = importance.score(group)
                 if scores is None:
@@ -229,9 +226,7 @@ class _Session:
         goal = asked * progress
         groups = [item.group for item in candidates]
         cost = WidthCost(groups, {item.group.name: item.order for item in candidates}, present)
-        channels_before = sum(
-            item.original * item.group.channels / len(item.group.units) for item in candidates
-        )
+        channels_before = sum(item.original * len(item.group.units[0]) for item in candidates)
 
         def removed(kept: Mapping[str, int]) -> float:
             if name == "macs":

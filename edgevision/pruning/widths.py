@@ -49,9 +49,9 @@ def prunable(
     order = np.argsort(per_unit, kind="stable")
     step = 1
     for slot in group.slots:
-        for channels in np.unique(group.layer_units(slot)):
-            if channels:
-                step = math.lcm(step, round_to // math.gcd(round_to, int(channels)))
+        channels = int(group.layer_units(slot)[0])  # the same for every unit
+        if channels:
+            step = math.lcm(step, round_to // math.gcd(round_to, channels))
     units = len(group.units)
     least = max(math.ceil(original * (1.0 - max_ratio) - 1e-9), 1)
     smaller = [kept for kept in range(step, units, step) if kept >= least]

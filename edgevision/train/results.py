@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -47,3 +48,16 @@ class TrainResult:
     seconds: float
     precision: str
     main_process: bool = True
+
+
+def as_phase(tell: Callable[[str, int, int, str], None], phase: str) -> Callable[[Progress], None]:
+    """A training run as one phase of a longer job: all steps, the epoch, loss and accuracy."""
+
+    def told(at: Progress) -> None:
+        total = at.epochs * at.steps
+        done = min(at.epoch * at.steps + at.step, total)
+        metric = "" if at.metric is None else f", accuracy {at.metric:.2f} %"
+        epoch = min(at.epoch + 1, at.epochs)
+        tell(phase, done, total, f"epoch {epoch}/{at.epochs}, loss {at.loss:.3f}{metric}")
+
+    return told

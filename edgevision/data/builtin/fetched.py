@@ -22,8 +22,9 @@ import numpy.typing as npt
 from edgevision.data.arrays import ArrayDataset
 from edgevision.data.base import DataSplits
 from edgevision.data.builtin.base import BuiltinData, Progress
-from edgevision.data.cache import alone, replacing
+from edgevision.data.cache import alone
 from edgevision.errors import DataError, EdgeVisionError
+from edgevision.files import replacing
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 SPLITS = ("train", "validation")

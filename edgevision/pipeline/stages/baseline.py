@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job, model_digest
 from edgevision.pipeline.store import Stage
-
-if TYPE_CHECKING:
-    from edgevision.train import Progress as Standing
 
 
 class Baseline(Stage[Job]):
@@ -37,6 +33,7 @@ class Baseline(Stage[Job]):
         from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
         from edgevision.train import evaluate
         from edgevision.train.job import train
+        from edgevision.train.results import as_phase
 
         folder, training = work / "checkpoint", work / "training"
         if job.checkpoint is not None:
@@ -50,7 +47,7 @@ class Baseline(Stage[Job]):
                 out=training,
                 config=job.train,
                 task=job.recipe.task,
-                progress=training_progress(job, "training"),
+                progress=as_phase(job.progress, "training"),
             )
             module, card = load_checkpoint(training)
         else:
@@ -71,14 +68,3 @@ def _read_all(job: Job) -> None:
         data.image(index)
         if index % step == step - 1 or index + 1 == len(data):
             job.progress("reading validation images", index + 1, len(data), "")
-
-
-def training_progress(job: Job, phase: str) -> Callable[[Standing], None]:
-    """Shows a training run as one phase of ``job``: epochs in steps, loss, accuracy, time left."""
-
-    def tell(at: Standing) -> None:
-        done, total = at.epoch * at.steps + at.step, at.epochs * at.steps
-        metric = "" if at.metric is None else f", {at.metric:.2f} %"
-        job.progress(phase, min(done, total), total, f"loss {at.loss:.3f}{metric}")
-
-    return tell

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
-from edgevision.pipeline.stages.baseline import training_progress
 from edgevision.pipeline.store import Stage
 from edgevision.tasks.base import LossOptions
 
@@ -41,6 +40,7 @@ class Prune(Stage[Job]):
         from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
         from edgevision.pruning import prune
         from edgevision.train import evaluate, fit
+        from edgevision.train.results import as_phase
 
         assert job.prune is not None
         assert job.fine_tune is not None
@@ -58,7 +58,7 @@ class Prune(Stage[Job]):
                 tune,
                 folder=work / f"step-{step}",
                 teacher=teacher,
-                progress=training_progress(job, f"fine-tuning {step}/{steps}"),
+                progress=as_phase(job.progress, f"fine-tuning {step}/{steps}"),
             )
 
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

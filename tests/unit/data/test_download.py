@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from edgevision.data import download as module
-from edgevision.data.cache import alone, cache_folder, replacing
+from edgevision.data.cache import alone, cache_folder
 from edgevision.data.download import download
 from edgevision.errors import DataError
+from edgevision.files import replacing
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -116,8 +116,9 @@ def lively(module: nn.Module, seed: int = 0) -> nn.Module:
 def masked(module: nn.Module, example: torch.Tensor, removals: dict[str, list[int]]) -> nn.Module:
     """The unpruned network, in which no layer reads the removed channels any more."""
     twin = copy.deepcopy(module)
-    for group in find_groups(module, example, ()).groups:
-        gone = set(removals.get(group.name, ()))
+    roots = {group.root: group for group in find_groups(module, example, ()).groups}
+    for group in roots.values():
+        gone = set(removals.get(group.root, ()))
         for slot in group.slots:
             if slot.side != "in":
                 continue

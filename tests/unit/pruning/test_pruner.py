@@ -199,6 +199,14 @@ def test_zeroed_channels_go_first_and_cost_nothing() -> None:
     assert result.module.blocks[1][0].out_channels == 16
 
 
+def test_a_sum_over_a_concatenation_keeps_the_multiple_in_each_part() -> None:
+    module = net(("concat", 32), ("residual", 0), ("conv", 24))
+    result = run(module, macs=0.4, round_to=8, global_ranking=True)
+    outs = {row.name: row.channels_after[1] for row in result.table.rows}
+    assert outs["blocks.2.second.0"] == outs["blocks.0.0"] + outs["blocks.1.grow.0"] < 48
+    assert all(width % 8 == 0 for width in widths(result.module))
+
+
 blocks = st.lists(
     st.tuples(st.sampled_from(KINDS), st.sampled_from([8, 16, 24, 32])), min_size=1, max_size=5
 )
@@ -254,7 +262,8 @@ def test_random_networks(
             # torch-pruning loses a split whose halves are multiplied and then flattened.
             assert "followed" in why or width[group] // 2 <= round_to
         else:
-            assert group == "head" or width[group] <= round_to
+            # A group of a part of a concatenation is no wider than that part.
+            assert group == "head" or "[" in group or width[group] <= round_to
     for row in result.table.rows:
         for before, after in zip(row.channels_before, row.channels_after, strict=True):
             assert after == before or (before - after > 0 and after > 0)
@@ -272,12 +281,13 @@ def test_pruned_equals_masked(blocks: list[tuple[str, int]], share: float, seed:
     module = net(*blocks, seed=seed).eval()
     example = torch.zeros(1, 3, 12, 12)
     generator = torch.Generator().manual_seed(seed)
-    removals = {}
+    removals: dict[str, list[int]] = {}
     for group in find_groups(module, example, {"head"}).groups:
         number = min(int(share * len(group.units)), len(group.units) - 1)
         picked = torch.randperm(len(group.units), generator=generator)[:number].tolist()
         if picked:
-            removals[group.name] = [int(c) for unit in picked for c in group.units[unit]]
+            channels = [int(c) for unit in picked for c in group.units[unit]]
+            removals.setdefault(group.root, []).extend(channels)
     narrow = copy.deepcopy(module)
     remove(narrow, example, removals)
     twin = masked(module, example, removals)
