@@ -18,7 +18,7 @@ def test_writes_a_checkpoint_that_can_be_trained_on(
     options = ("--data", image_folder, "--epochs", 1, "--batch-size", 40, "--precision", "fp32")
     assert train("plain-cnn", "--out", tmp_path / "net", *options) == 0
     told = capsys.readouterr().out
-    assert "epoch 1/1  loss" in told
+    assert "epoch 1/1, loss" in told
     assert "top1" in told
     assert f"Checkpoint: {tmp_path / 'net'}" in told
     module, card = load_checkpoint(tmp_path / "net")
