@@ -258,12 +258,11 @@ def test_random_networks(
     assert sum(p.numel() for p in result.module.parameters()) == result.params_after
     width = {row.name: row.channels_before[1] for row in result.table.rows}
     for group, why in result.table.whole:
-        if group.endswith("both"):
-            # torch-pruning loses a split whose halves are multiplied and then flattened.
-            assert "followed" in why or width[group] // 2 <= round_to
-        else:
-            # A group of a part of a concatenation is no wider than that part.
-            assert group == "head" or "[" in group or width[group] <= round_to
+        narrow = width.get(group, 0) <= round_to * (2 if group.endswith("both") else 1)
+        # torch-pruning misjudges the width of a split that nothing but a flatten reads.
+        lost = "gated" in dict(blocks) and ("followed" in why or "network fails" in why)
+        # A group of a part of a concatenation ("[") is no wider than that part.
+        assert group == "head" or "[" in group or narrow or lost
     for row in result.table.rows:
         for before, after in zip(row.channels_before, row.channels_after, strict=True):
             assert after == before or (before - after > 0 and after > 0)
