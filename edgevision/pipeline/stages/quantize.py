@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
@@ -47,10 +48,16 @@ class Quantize(Stage[Job]):
             progress=lambda seen: job.progress("calibrating", seen, count, ""),
         )
         table.save(work / "calibration.json")
-        reports = {}
+        reports: dict[str, dict[str, Any]] = {}
         for index, scheme in enumerate(scheme_names()):
             job.progress("emitting Q/DQ", index, len(scheme_names()), scheme)
-            report = emit(graph, table, scheme, work / f"model.int8.{scheme}.onnx")
+            try:
+                report = emit(graph, table, scheme, work / f"model.int8.{scheme}.onnx")
+            except ModelError as error:
+                if scheme == job.target.scheme:
+                    raise
+                reports[scheme] = {"refused": error.message}
+                continue
             reports[scheme] = {
                 "asked": {node.name: node.asked for node in report.nodes},
                 "left_in_float": {n.name: n.reason for n in report.nodes if n.asked == "float"},
