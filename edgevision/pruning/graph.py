@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgevision.errors import ModelError
-from edgevision.pruning.tracing import trace
+from edgevision.pruning.tracing import split_sizes, trace
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -112,11 +112,12 @@ def _read(
 ) -> Iterator[Group]:
     root = found[0].dep.target.module
     channels = int(graph.get_out_channels(root))
+    splits = tuple(_splits(found))
     slots = tuple(_slots(graph, found, names))
     for slot in slots:
         _check_slot(graph, slot, ignored)
     _check_heads(graph.model, slots)
-    units = _units(graph, root, channels, slots)
+    units = _units(graph, root, channels, (*slots, *splits))
     if len(units) < 2:
         raise _StaysWholeError("its channels can only leave all together")
     whole = Group(name, name, channels, slots, units)
@@ -158,6 +159,24 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
         )
 
 
+def _splits(found: Any) -> Iterator[Slot]:
+    """The splits of the group: their parts are equal, and must stay so."""
+    for position, (dep, channels) in enumerate(found):
+        sizes = split_sizes(dep.target)
+        if sizes is None:
+            continue
+        if len(set(sizes)) != 1:
+            raise _StaysWholeError("its channels go through a split that cannot be followed")
+        yield Slot(
+            "a split",
+            dep.target.module,
+            "both",
+            sum(sizes),
+            np.asarray(channels, dtype=np.int64),
+            np.asarray(found[position].root_idxs, dtype=np.int64),
+        )
+
+
 def _check_slot(graph: Any, slot: Slot, ignored: Collection[str]) -> None:
     """Raise if ``slot`` forbids that its group is pruned."""
     layer = slot.module
@@ -192,6 +211,8 @@ def _check_heads(module: nn.Module, slots: Sequence[Slot]) -> None:
 def _blocks(slot: Slot) -> int:
     """Equal blocks of channels that the layer demands; 1 where it demands none."""
     layer = slot.module
+    if hasattr(layer, "split_sizes"):
+        return len(layer.split_sizes)
     if isinstance(layer, nn.GroupNorm):
         return int(layer.num_groups)
     if isinstance(layer, nn.modules.conv._ConvNd) and slot.side != "both":
@@ -200,21 +221,25 @@ def _blocks(slot: Slot) -> int:
 
 
 def _units(graph: Any, root: Any, channels: int, slots: Sequence[Slot]) -> tuple[Ints, ...]:
-    parts = 1
-    for slot in slots:
-        blocks = _blocks(slot)
-        if blocks == 1:
-            continue
-        same = len(slot.channels) == channels and bool((slot.channels == slot.roots).all())
-        if not same or slot.width != channels:
-            raise _StaysWholeError(f"it feeds only a part of the {blocks} blocks of '{slot.name}'")
-        parts = math.lcm(parts, blocks)
-    size = channels // parts
-    component = np.arange(channels) % size
-    for first, second in _couplings(graph, root, channels):
+    component = np.arange(channels)
+    pairs = (_couplings(graph, root, channels), *map(_block_couplings, slots))
+    for first, second in chain.from_iterable(pairs):
         a, b = component[first], component[second]
-        component[component == max(a, b)] = min(a, b)
+        if a != b:
+            component[component == max(a, b)] = min(a, b)
     return tuple(np.flatnonzero(component == label) for label in np.unique(component))
+
+
+def _block_couplings(slot: Slot) -> Iterator[tuple[int, int]]:
+    """Pairs of root channels at the same place of two blocks: blocks must stay equally wide."""
+    blocks = _blocks(slot)
+    if blocks == 1:
+        return
+    if sorted(slot.channels.tolist()) != list(range(slot.width)):
+        raise _StaysWholeError(f"it feeds only a part of the {blocks} blocks of '{slot.name}'")
+    first, *others = slot.roots[np.argsort(slot.channels)].reshape(blocks, -1).tolist()
+    for other in others:
+        yield from zip(first, other, strict=True)
 
 
 class _Index(NamedTuple):

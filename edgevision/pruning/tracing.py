@@ -29,14 +29,14 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
     """
     tp = require("torch_pruning")  # on use: rebuilding a stored network does without
     graph = tp.DependencyGraph()
-    seen = _Concatenations()
+    seen = _Channels()
     # torch-pruning takes a concatenation for one of channels only if the layer behind it reads
     # as many as go in, which a flatten between them hides.
     graph.REGISTERED_PRUNERS[tp.ops.OPTYPE.CONCAT].get_in_channels = lambda layer: (
         sum(layer.concat_sizes)
         if layer.concat_sizes is not None
         and None not in layer.concat_sizes
-        and graph.module2node[layer].grad_fn in seen.of_channels
+        and graph.module2node[layer].grad_fn in seen.concatenations
         else None
     )
     with all_trainable(module), warnings.catch_warnings(), torch.enable_grad(), seen:
@@ -57,7 +57,38 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
             "linear layer in a differentiable way.",
             hint=_HINT,
         )
+    for node in graph.module2node.values():
+        if node.type == tp.ops.OPTYPE.SPLIT and node.grad_fn in seen.splits:
+            _order_split(node, seen.splits[node.grad_fn])
+        elif node.type == tp.ops.OPTYPE.CONCAT:
+            node.module.concat_sizes = None
+        for dep in node.dependencies:  # derived anew from the sizes, on the next use
+            dep.index_mapping = [None, None]
     return graph
+
+
+def split_sizes(node: Any) -> tuple[int, ...] | None:
+    """Channels of each part if ``node`` is a split, none if it cannot be followed, else None."""
+    if type(node.module).__name__ != "_SplitOp":
+        return None
+    return tuple(node.module.split_sizes) if getattr(node.module, "in_order", False) else ()
+
+
+def _order_split(node: Any, sizes: list[int]) -> None:
+    """Put the readers of a split in the order of its parts, as the graph takes them to be."""
+    reads = {
+        (part, reader)
+        for reader in node.outputs
+        for origin, part in reader.grad_fn.next_functions
+        if origin is node.grad_fn
+    }
+    if sorted(part for part, _ in reads) != list(range(len(sizes))):
+        return  # a part that nobody reads, or several
+    by_part = dict(reads)
+    node.outputs = [by_part[part] for part in range(len(sizes))]
+    node.module.split_sizes = sizes
+    node.module.offsets = [sum(sizes[:part]) for part in range(len(sizes) + 1)]
+    node.module.in_order = True
 
 
 @contextmanager
@@ -73,18 +104,24 @@ def all_trainable(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-class _Concatenations(TorchFunctionMode):
-    """Remembers the autograd nodes of concatenations along the channels of images or rows."""
+class _Channels(TorchFunctionMode):
+    """Remembers the autograd nodes that join or split the channels of images or rows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.of_channels: set[Any] = set()
+        self.concatenations: set[Any] = set()
+        self.splits: dict[Any, list[int]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func in (torch.cat, torch.concat, torch.concatenate):
+        name = getattr(func, "__name__", "")
+        if name in ("cat", "concat", "concatenate"):
             along = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
             if result.ndim in (2, 4) and along % result.ndim == 1:
-                self.of_channels.add(result.grad_fn)
+                self.concatenations.add(result.grad_fn)
+        elif name in ("chunk", "split", "split_with_sizes") and args[0].ndim in (2, 4):
+            sizes = [part.shape[1] for part in result]
+            if sum(sizes) == args[0].shape[1]:
+                self.splits[result[0].grad_fn] = sizes
         return result

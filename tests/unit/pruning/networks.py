@@ -63,6 +63,20 @@ class Gated(nn.Module):
         return value * torch.sigmoid(gate)
 
 
+class Branches(nn.Module):
+    """Equal parts of one convolution, read by different layers."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.both = nn.Conv2d(inputs, 2 * width, 1)
+        self.first = nn.Conv2d(width, width, 1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.both(x).chunk(2, 1)
+        return self.second(torch.relu(right)) + self.first(left)
+
+
 class Net(nn.Module):
     """Stem, the given blocks in a row, a head over flattened 2x2 maps."""
 
@@ -84,8 +98,8 @@ class Net(nn.Module):
                 width = size
             elif kind == "excite":
                 layers.append(Excite(width))
-            elif kind == "gated":
-                layers.append(Gated(width, size))
+            elif kind in ("gated", "branches"):
+                layers.append({"gated": Gated, "branches": Branches}[kind](width, size))
                 width = size
             else:
                 layers.append(conv_bn(width, size))
@@ -98,7 +112,7 @@ class Net(nn.Module):
         return self.head(self.pool(self.blocks(x)).flatten(1))
 
 
-KINDS = ("conv", "residual", "concat", "depthwise", "grouped", "excite", "gated")
+KINDS = ("conv", "residual", "concat", "depthwise", "grouped", "excite", "gated", "branches")
 
 
 def lively(module: nn.Module, seed: int = 0) -> nn.Module:
