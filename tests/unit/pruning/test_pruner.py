@@ -265,7 +265,7 @@ def test_random_networks(
     assert sum(row.macs_after for row in result.table.rows) == result.macs_after == recount.macs
     assert sum(p.numel() for p in result.module.parameters()) == result.params_after
     width = {row.name: row.channels_before[1] for row in result.table.rows}
-    for group, why in result.table.whole:
+    for group, _ in result.table.whole:
         narrow = width.get(group, 0) <= round_to * (2 if group.endswith("both") else 1)
         # A group of a part of a concatenation ("[") is no wider than that part.
         assert group == "head" or "[" in group or narrow
