@@ -123,6 +123,9 @@ def _session(path: Path, threads: int | None, profile: Path | None = None) -> An
     options.log_severity_level = 4  # errors are raised; nothing is printed beside
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    # Idle workers would spin on for milliseconds, on the cores that the app, or the other side of
+    # a comparison, needs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -87,7 +87,8 @@ def sample(
 ) -> Samples:
     """Measure ``runs`` interleaved.
 
-    Every round calls each run once, in an order drawn anew, so drift of the clock or the load
+    Every round calls each run twice and times the second call, as a deployed network has caches
+    and threads to itself. The order is drawn anew each round, so drift of the clock or the load
     falls on all of them alike. Garbage collection is off meanwhile, as in ``timeit``. Three rounds
     of warm-up and ten measured ones are taken whatever the time limit, or ``max_rounds`` if fewer.
 
@@ -112,6 +113,7 @@ def sample(
         generator.shuffle(order)
         for name in order:
             call = runs[name]
+            call()  # has its own data put back into the caches, and its threads awake
             before = clock()
             call()
             into[name].append(clock() - before)

@@ -38,7 +38,7 @@ class Prune(Stage[Job]):
 
     def run(self, job: Job, work: Path) -> None:
         from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
-        from edgevision.pruning import prune
+        from edgevision.pruning import prune, structure_of
         from edgevision.train import evaluate, fit
         from edgevision.train.results import as_phase
 
@@ -77,12 +77,26 @@ class Prune(Stage[Job]):
         )
         job.progress("pruning", 1, 1, "")
         metrics = evaluate(result.module, job.data.validation, job.preprocessing, job.task)
-        card = card.model_copy(update={"structure": result.structure, "metrics": metrics})
+        # Told against the unpruned network: the checkpoint may have come in pruned already.
+        structure = structure_of(result.module, _unpruned(job, card.reference))
+        card = card.model_copy(update={"structure": structure, "metrics": metrics})
         save_checkpoint(work / "checkpoint", result.module, card)
         write_json(work / "table.json", result.to_dict())
         write_json(work / "metrics.json", metrics)
         for folder in work.glob("step-*"):
             shutil.rmtree(folder)
+
+
+def _unpruned(job: Job, reference: str) -> torch.nn.Module:
+    from edgevision.models import create
+
+    channels, height, width = job.preprocessing.input_shape
+    return create(
+        reference,
+        num_classes=len(job.data.labels),
+        in_channels=channels,
+        image_size=(height, width),
+    )
 
 
 def _batches(job: Job) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
