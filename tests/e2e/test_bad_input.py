@@ -140,6 +140,14 @@ def wrong_target(tmp: Path, images: Path) -> list[str]:
 
 
 def tensorrt_where_there_is_none(tmp: Path, images: Path) -> list[str]:
+    from edgevision.backends import get_backend
+
+    if get_backend("tensorrt").is_available().ok:
+        pytest.skip("TensorRT is installed here")
+    return compress(images, target="gpu")
+
+
+def jetson_that_is_not_at_hand(tmp: Path, images: Path) -> list[str]:
     return compress(images, target="jetson-orin-nano")
 
 
@@ -195,6 +203,7 @@ CASES: list[tuple[Case, int, list[str]]] = [
     (unknown_training_field, 3, ["learning_rat", "Did you mean 'learning_rate'"]),
     (wrong_target, 2, ["jetson-orin-nan", "Did you mean 'jetson-orin-nano'"]),
     (tensorrt_where_there_is_none, 6, ["tensorrt", "--no-build"]),
+    (jetson_that_is_not_at_hand, 6, ["Orin Nano", "--no-build"]),
     (flipped_byte, 3, ["model.fp32.onnx", "sha256"]),
 ]
 
