@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from edgevision.bundle import Bundle, Manifest
+    from edgevision.bundle import ArtifactEntry, Bundle, Manifest
 
 _HELP = """Show a bundle's task, files with hashes, verdict and lineage; --layers its precisions.
 
@@ -80,26 +80,27 @@ def _show(console: Console, bundle: Bundle) -> None:
         facts.add_row(name, escape(value))
     console.print(facts, soft_wrap=True, highlight=False)
     table = Table(title="Files, every hash checked", title_justify="left")
-    for name in ("path", "kind", "role", "scheme", "precision", "bytes", "sha256"):
+    for name in ("path", "what", "bytes", "sha256"):
         table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
     for entry in manifest.artifacts:
         if entry.kind == "golden":
             continue
         table.add_row(
             escape(entry.path),
-            entry.kind,
-            entry.role or "",
-            escape(entry.scheme or ""),
-            escape(entry.precision or ""),
+            escape(_what(entry)),
             f"{entry.size:,}",
             entry.sha256[:12],
         )
     golden = [entry.size for entry in manifest.artifacts if entry.kind == "golden"]
     if golden:
-        table.add_row(
-            f"golden/ ({len(golden)} files)", "golden", "", "", "", f"{sum(golden):,}", ""
-        )
+        table.add_row(f"golden/ ({len(golden)} files)", "golden", f"{sum(golden):,}", "")
     console.print(table)
+
+
+def _what(entry: ArtifactEntry) -> str:
+    """Kind, role, precision and scheme, as far as a file has them."""
+    parts = (entry.kind, entry.role, entry.precision, entry.scheme)
+    return " ".join(part for part in parts if part)
 
 
 def _preprocessing(manifest: Manifest) -> str:

@@ -53,7 +53,7 @@ def _run(
     place = _image_source(source)
     errors = Console(stderr=True)
     failed = done = 0
-    table = Table("prediction", "", Column("file", overflow="fold"))
+    table = Table("prediction", Column("file", overflow="fold"))
     with load(bundle, artifact=artifact, threads=threads) as model:
         errors.print(str(model.choice), highlight=False, markup=False, soft_wrap=True)
         results: Iterable[FileResult] = (
@@ -72,7 +72,7 @@ def _run(
                 line = {"file": str(result.path), "prediction": result.prediction.to_dict()}
                 typer.echo(json.dumps(line))
             else:
-                table.add_row(*_cells(result.prediction), escape(str(result.path)))
+                table.add_row(escape(str(result.prediction)), escape(str(result.path)))
             if out is not None:
                 _save(model, result.path, result.prediction, _drawn_name(result.path, place, out))
     if done and not as_json:
@@ -93,16 +93,6 @@ def _image_source(source: str) -> Path:
     if not path.exists():
         raise DataError(f"No file or folder at {path}.", hint=f"Supported: {supported}.")
     return path
-
-
-def _cells(prediction: Prediction) -> tuple[str, str]:
-    """The prediction's first value, and its other short ones."""
-    values = [
-        f"{value:.3f}" if isinstance(value, float) else str(value)
-        for value in prediction.to_dict().values()
-        if isinstance(value, (str, int, float))
-    ]
-    return escape(values[0] if values else ""), escape("  ".join(values[1:]))
 
 
 def _drawn_name(path: Path, source: Path, out: Path) -> Path:

@@ -43,6 +43,10 @@ class Prediction:
         """Plain values for JSON."""
         raise TypeError(f"{type(self).__name__} must say how it becomes JSON")
 
+    def __str__(self) -> str:
+        """The prediction in a few words, for a line of a table."""
+        raise TypeError(f"{type(self).__name__} must say how it is told")
+
 
 class Metric(ABC):
     """Accumulates a task's figures over a data set, in numpy."""

@@ -34,6 +34,9 @@ class ClassPrediction(Prediction):
     score: float
     top: tuple[tuple[str, float], ...]
 
+    def __str__(self) -> str:
+        return f"{self.label}  {self.score:.1%}"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "label": self.label,
@@ -184,7 +187,7 @@ class Classification(Task):
             size = (picture.width * factor, picture.height * factor)
             picture = picture.resize(size, Image.Resampling.NEAREST)
         font = ImageFont.load_default(size=max(14, picture.height // 16))
-        text = f"{prediction.label}  {prediction.score:.1%}"
+        text = str(prediction)
         left, top, _, bottom = font.getbbox(text)
         pad = max(4, picture.height // 64)
         high = int(bottom - top) + 2 * pad

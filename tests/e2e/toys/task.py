@@ -12,6 +12,9 @@ from edgevision.tasks.classification import Accuracy, Classification
 class Opinion(Prediction):
     words: str
 
+    def __str__(self) -> str:
+        return self.words
+
     def to_dict(self) -> dict[str, Any]:
         return {"words": self.words}
 
