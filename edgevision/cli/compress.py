@@ -68,7 +68,9 @@ def _compress(
     calibration_images: Annotated[
         int | None, typer.Option(help="Images of the calibration set (default 512).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of shuffling, augmentation, calibration and pruning.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of both sides when measuring.")
     ] = None,
@@ -102,7 +104,12 @@ def _compress(
         "latency_ms": latency_ms,
         "threads": threads,
     }
-    resolved = load_recipe(recipe, merge(overrides, {**given, "verify": bounds}))
+    targets = [v for v in (prune_macs, prune_params, pruning_ratio) if v is not None]
+    resolved = load_recipe(
+        recipe,
+        merge(overrides, {**given, "verify": bounds}),
+        replaced={"prune": ("macs", "params", "pruning_ratio")} if targets else {},
+    )
     console = Console()
     with Phases(console) as progress:
         if dry_run:

@@ -109,6 +109,7 @@ def sample_calibration(
     seed: int,
     *,
     validation: ImageDataset | None = None,
+    fewer: bool = False,
 ) -> CalibrationSet:
     """Draw ``count`` images, as evenly over the classes as the data allow.
 
@@ -118,9 +119,10 @@ def sample_calibration(
     Args:
         validation: images that are in it as well, by content, are not drawn: quantization must
             not see what it is measured on.
+        fewer: take what there is where it is fewer than ``count``.
 
     Raises:
-        DataError: fewer than ``count`` images to draw from.
+        DataError: fewer than ``count`` images to draw from, or with ``fewer`` none.
         UsageError: ``count`` below 1 or a negative seed.
     """
     if count < 1 or seed < 0:
@@ -151,7 +153,7 @@ def sample_calibration(
                     continue
                 drawn.append(index)
                 break
-    if len(drawn) < count:
+    if len(drawn) < (1 if fewer else count):
         also = f", {shared} more are in the validation split as well" if shared else ""
         raise DataError(
             f"{train.name}: expected {count} images for calibration, got {len(drawn)}{also}.",
@@ -161,7 +163,7 @@ def sample_calibration(
     if chosen.missing:
         _log.warning(
             "The calibration set of %d images has none of class %s.",
-            count,
+            len(chosen),
             ", ".join(chosen.missing),
         )
     return chosen

@@ -110,6 +110,10 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
             ),
             hint="Prune (--prune-macs 0.5), or choose another target.",
         )
+    if recipe.quantize is not None:
+        from edgevision.quantization.calibrators import CALIBRATORS
+
+        CALIBRATORS.get(recipe.quantize.method)
     checkpoint, card = _checkpoint(recipe.model)
     progress("reading the data", 0, 1, recipe.data)
     data = load_data(recipe.data, image_size=recipe.input.size)
@@ -122,12 +126,25 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
             f"({_some(card.labels)}), the data {len(data.labels)} ({_some(data.labels)}).",
             hint="Train it on this data first: edgevision train, with train.weights set to it.",
         )
+    if card and preprocessing.channels != card.in_channels:
+        raise ModelError(
+            f"The checkpoint {recipe.model} takes {card.in_channels} input channel(s), the "
+            f"recipe's input has {preprocessing.channels}.",
+            hint="Leave recipe.input.color out.",
+        )
+    if card is None:
+        _try_to_create(recipe.model, len(data.labels), preprocessing)
     from edgevision.train import TrainConfig, default_config
 
     reference = card.reference if card else recipe.model
     default = default_config(reference).model_dump()
     given = merge({"seed": recipe.seed}, recipe.train)
     train = validate(TrainConfig, merge(default, given), "recipe.train")
+    if train.devices * train.num_nodes > 1:
+        raise RecipeError(
+            "recipe.train: compress trains in one process; devices and num_nodes must be 1.",
+            hint="Train with several first: edgevision train; its checkpoint is a MODEL.",
+        )
     prune, fine_tune = _pruning(recipe, train)
     return Job(
         recipe, target, task, data, preprocessing, train, checkpoint, card, prune, fine_tune,
@@ -135,14 +152,24 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
     )  # fmt: skip
 
 
-def model_digest(recipe: Recipe, checkpoint: Path | None) -> str:
-    """What the model is, as a hash: a checkpoint's files, a factory's source or a name."""
-    if checkpoint is not None:
-        return digest(files_of(checkpoint))
-    file = Path(recipe.model.rpartition(":")[0])
-    if file.suffix == ".py" and file.is_file():
-        return digest({"file": sha256_file(file), "factory": recipe.model.rpartition(":")[2]})
-    return digest({"name": recipe.model})
+def _try_to_create(model: str, classes: int, preprocessing: Preprocessing) -> None:
+    """Fail now, not after the data are read and hours are spent."""
+    from edgevision.models import create
+
+    channels, height, width = preprocessing.input_shape
+    create(model, num_classes=classes, in_channels=channels, image_size=(height, width))
+
+
+def model_digest(recipe: Recipe, checkpoint: Path | None, card: ModelCard | None) -> str:
+    """What the model is, as a hash: a checkpoint's files, a factory's source, or a name."""
+    reference = card.reference if card else recipe.model
+    file = Path(reference.rpartition(":")[0])
+    source = sha256_file(file) if file.suffix == ".py" and file.is_file() else None
+    files = files_of(checkpoint) if checkpoint else None
+    if source is None:
+        return digest(files) if files is not None else digest({"name": reference})
+    factory = reference.rpartition(":")[2]
+    return digest({"file": source, "factory": factory, "checkpoint": files})
 
 
 def resolve_input(base: Preprocessing, section: InputSection) -> Preprocessing:

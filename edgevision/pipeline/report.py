@@ -85,7 +85,7 @@ def build_report(job: Job) -> Report:
             reference=job.recipe.data,
             train_images=len(job.data.train),
             validation_images=len(job.data.validation),
-            calibration_images=job.recipe.quantize.images if job.recipe.quantize else None,
+            calibration_images=_calibration_images(job),
         ),
         target=job.target.name,
         verdict=verdict_of(job),
@@ -172,6 +172,13 @@ def _pruning(job: Job) -> PruningSection | None:
     return PruningSection(facts=facts, rows=tuple(rows))
 
 
+def _calibration_images(job: Job) -> int | None:
+    if "quantize" not in job.results:
+        return None
+    count: int = job.done("quantize").json("calibration-set.json")["count"]
+    return count
+
+
 def _quantization(job: Job) -> QuantizationSection | None:
     assert job.recipe.quantize is not None
     scheme = job.target.scheme
@@ -181,6 +188,6 @@ def _quantization(job: Job) -> QuantizationSection | None:
     return QuantizationSection(
         scheme=scheme,
         method=job.recipe.quantize.method,
-        facts={"calibration images": job.recipe.quantize.images},
+        facts={"calibration images": _calibration_images(job)},
         left_in_float=reports[scheme]["left_in_float"],
     )

@@ -67,6 +67,10 @@ class Stage(ABC, Generic[J]):
     def run(self, job: J, work: Path) -> None:
         """Produce the result in the folder ``work``."""
 
+    def reusable(self, result: StageResult) -> bool:
+        """Whether a whole result from an earlier run may stand; asked only of whole ones."""
+        return True
+
 
 class StageStore:
     """The folder in which stages keep their results."""
@@ -96,8 +100,9 @@ class StageStore:
         """The result of ``stage``: found whole from an earlier run, or made now."""
         key = digest({"stage": stage.name, "version": stage.version, **stage.depends(job)})
         final = self.root / f"{stage.name}-{key[:16]}"
-        if self._is_whole(final, key):
-            return StageResult(stage.name, key, final, reused=True)
+        found = StageResult(stage.name, key, final, reused=True)
+        if self._is_whole(final, key) and stage.reusable(found):
+            return found
         shutil.rmtree(final, ignore_errors=True)
         work = final.with_name(f"{final.name}.work")
         if not stage.resumes:

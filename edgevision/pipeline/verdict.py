@@ -10,7 +10,7 @@ from edgevision.recipe import VerifySection
 _NOT_MEASURED = "Speed is not proven: what the target runs does not run on this machine."
 _BUSY = (
     "Speed is not proven: this machine was busy while it was measured. "
-    "Measure again when it is quiet: edgevision bench."
+    "Run the same command again when it is quiet: only this is measured anew."
 )
 
 
@@ -64,6 +64,14 @@ class Verdict:
         return kind(self.reasons[0], hint="\n".join(self.reasons[1:]))
 
 
+def keeps_budget(baseline: float, accuracy: float, allowed: float) -> bool:
+    """Whether a drop from ``baseline`` to ``accuracy``, in percent, is at most ``allowed``.
+
+    Rounded first, so that 90.1 to 89.6 does not fail a budget of 0.5 by a rounding error.
+    """
+    return round(baseline - accuracy, 4) <= allowed
+
+
 def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -> Verdict:
     """Choose the fastest candidate within the accuracy budget.
 
@@ -73,8 +81,7 @@ def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -
         bounds: what the recipe promises.
     """
     allowed = bounds.max_accuracy_drop
-    # Rounded as it is shown, so that a drop printed as 0.50 never fails a budget of 0.5.
-    within = [c for c in candidates if round(baseline - c.accuracy, 4) <= allowed]
+    within = [c for c in candidates if keeps_budget(baseline, c.accuracy, allowed)]
     if not within:
         best = max(candidates, key=lambda c: c.accuracy)
         return Verdict(
@@ -92,7 +99,9 @@ def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -
         )
     measured = [c for c in within if c.speed is not None]
     if not measured:
-        return Verdict(True, False, 0, within[0].name, (_NOT_MEASURED,))
+        asked = bounds.speedup is not None or bounds.latency_ms is not None
+        code = 5 if asked else 0
+        return Verdict(not asked, False, code, within[0].name, (_NOT_MEASURED,))
     best = max(measured, key=lambda c: c.speed.speedup if c.speed else 0.0)
     assert best.speed is not None
     faults = _speed_faults(best.speed, bounds)
@@ -110,7 +119,7 @@ def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -
 def _speed_faults(speed: Speed, bounds: VerifySection) -> list[str]:
     faults = []
     got = f"measured {speed.speedup:.2f} times ({speed.low:.2f} to {speed.high:.2f})"
-    if bounds.speedup is not None and speed.speedup < bounds.speedup:
+    if bounds.speedup is not None and speed.low < bounds.speedup:
         faults.append(f"Not as fast as asked: {bounds.speedup:g} times FP32 wanted, {got}.")
     elif speed.low <= 1.0:
         faults.append(f"Not faster than FP32 on the target: {got}.")

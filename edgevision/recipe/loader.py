@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -22,16 +23,27 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
 
 
-def load_recipe(source: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
+def load_recipe(
+    source: str | Path | None,
+    overrides: Mapping[str, Any],
+    *,
+    replaced: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> Recipe:
     """The recipe from ``source`` (YAML file, preset name or None) with ``overrides`` on top.
 
-    ``overrides`` is nested like the recipe; a None in it overrides nothing.
+    ``overrides`` is nested like the recipe; a None in it overrides nothing. ``replaced`` names
+    fields by section that the overrides take the place of as a whole, as one pruning target does
+    of another.
 
     Raises:
         RecipeError: no such recipe, no YAML mapping, an unknown field (the nearest known one is
             named), a value out of range.
     """
     values = {} if source is None else _read(source)
+    for section, fields in replaced.items():
+        below = values.get(section)
+        if isinstance(below, Mapping):
+            values[section] = {k: v for k, v in below.items() if k not in fields}
     return validate(Recipe, merge(values, overrides), "recipe")
 
 

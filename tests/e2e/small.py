@@ -36,6 +36,7 @@ def without_times(bundle: Path) -> dict[str, Any]:
         files[name] = path.read_bytes()
     manifest = json.loads(files["manifest.json"])
     manifest["verdict"]["latency"] = None
+    manifest["verdict"]["reasons"] = None
     manifest["artifacts"] = [a for a in manifest["artifacts"] if a["kind"] != "report"]
     files["manifest.json"] = manifest
     return files

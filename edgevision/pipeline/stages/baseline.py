@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgevision.files import write_json
+from edgevision.files import sha256_file, write_json
 from edgevision.pipeline.job import Job, model_digest
 from edgevision.pipeline.store import Stage
 
@@ -19,15 +19,18 @@ class Baseline(Stage[Job]):
     resumes = True
 
     def depends(self, job: Job) -> dict[str, Any]:
-        trained = None if job.checkpoint else job.train.model_dump(mode="json")
-        return {
-            "model": model_digest(job.recipe, job.checkpoint),
+        key = {
+            "model": model_digest(job.recipe, job.checkpoint, job.card),
             "data": job.data_digest(),
             "preprocessing": job.preprocessing.to_dict(),
             "task": job.recipe.task,
             "seed": job.recipe.seed,
-            "train": trained,
+            "train": None if job.checkpoint else job.train.model_dump(mode="json"),
         }
+        weights = job.train.weights
+        if weights is not None and weights.is_file() and job.checkpoint is None:
+            key["weights"] = sha256_file(weights)
+        return key
 
     def run(self, job: Job, work: Path) -> None:
         from edgevision.models.checkpoint import load_checkpoint, save_checkpoint

@@ -27,10 +27,10 @@ class Build(Stage[Job]):
         return {
             "export": job.key("export"),
             "quantize": job.key("quantize"),
+            "scheme": job.target.scheme,
             "backend": job.target.backend,
             "sdk": get_backend(job.target.backend).is_available().reason,
             "compute_capabilities": list(job.target.compute_capabilities),
-            "memory_mb": job.target.memory_mb,
         }
 
     def run(self, job: Job, work: Path) -> None:

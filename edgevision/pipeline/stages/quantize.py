@@ -24,6 +24,7 @@ class Quantize(Stage[Job]):
         return {
             "export": job.key("export"),
             "quantize": job.recipe.quantize.model_dump(),
+            "scheme": job.target.scheme,
             "seed": job.recipe.seed,
             "data": job.data_digest(),
         }
@@ -34,9 +35,13 @@ class Quantize(Stage[Job]):
 
         assert job.recipe.quantize is not None
         section = job.recipe.quantize
-        count = min(section.images, len(job.data.train))
         chosen = sample_calibration(
-            job.data.train, job.task, count, job.recipe.seed, validation=job.data.validation
+            job.data.train,
+            job.task,
+            section.images,
+            job.recipe.seed,
+            validation=job.data.validation,
+            fewer=True,
         )
         write_json(work / "calibration-set.json", chosen.manifest())
         graph = float_graph(job)
@@ -45,7 +50,7 @@ class Quantize(Stage[Job]):
             chosen.batches(job.preprocessing, BATCH),
             method=section.method,
             calibration_digest=chosen.digest,
-            progress=lambda seen: job.progress("calibrating", seen, count, ""),
+            progress=lambda seen: job.progress("calibrating", seen, len(chosen), ""),
         )
         table.save(work / "calibration.json")
         reports: dict[str, dict[str, Any]] = {}

@@ -17,7 +17,8 @@ from edgevision.pipeline.assemble import write_bundle
 from edgevision.pipeline.candidates import BASELINE, Graph, graphs
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.build import artifact_of
-from edgevision.pipeline.store import Stage
+from edgevision.pipeline.store import Stage, StageResult
+from edgevision.pipeline.survey import target_status
 from edgevision.pipeline.verdict import Candidate, Speed, judge
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Verify(Stage[Job]):
     name = "verify"
 
     def depends(self, job: Job) -> dict[str, Any]:
-        from edgevision.devices import this_machine
+        from edgevision.devices import package_versions, this_machine
 
         return {
             "export": job.key("export"),
@@ -48,8 +49,20 @@ class Verify(Stage[Job]):
             "build": job.key("build"),
             "data": job.data_digest(),
             "verify": job.recipe.verify.model_dump(),
+            "target": job.target.name,
+            "scheme": job.target.scheme,
+            "backend": job.target.backend,
+            "runs_here": _runs_here(job),
+            "versions": package_versions(),
             "machine": asdict(this_machine()),
         }
+
+    def reusable(self, result: StageResult) -> bool:
+        """Too slow, or measured on a busy machine, is measured again."""
+        figures = result.json("verify.json")
+        speeds = [row["speed"] for row in figures["rows"] if row["speed"] is not None]
+        steady = all(speed["steady"] for speed in speeds)
+        return steady and (not speeds or figures["verdict"]["exit_code"] != 5)
 
     def run(self, job: Job, work: Path) -> None:
         draft = work / "draft"
@@ -125,7 +138,7 @@ class Verify(Stage[Job]):
 
 
 def _runs_here(job: Job) -> bool:
-    return job.recipe.build and get_backend(job.target.backend).can_run().ok
+    return job.recipe.build and target_status(job.target).runs.ok
 
 
 def _artifacts(job: Job, draft: Path) -> dict[str, str]:

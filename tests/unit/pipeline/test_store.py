@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgevision.errors import UsageError
-from edgevision.pipeline.store import Stage, StageStore
+from edgevision.pipeline.store import Stage, StageResult, StageStore
 
 
 @dataclass
@@ -93,3 +93,15 @@ def test_two_processes_do_not_share_a_store(tmp_path: Path) -> None:
         StageStore(tmp_path).locked(),
     ):
         pass
+
+
+def test_a_stage_may_ask_to_be_made_again(tmp_path: Path) -> None:
+    class Doubtful(Write):
+        def reusable(self, result: StageResult) -> bool:
+            return result.path("result.txt").read_text() == "2"
+
+    store = StageStore(tmp_path)
+    assert not store.run(Doubtful(), Job(1)).reused
+    assert not store.run(Doubtful(), Job(1)).reused
+    store.run(Doubtful(), Job(2))
+    assert store.run(Doubtful(), Job(2)).reused

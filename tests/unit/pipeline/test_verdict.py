@@ -80,3 +80,15 @@ def test_too_slow_on_a_busy_machine_says_to_measure_again() -> None:
     verdict = judge(91.0, [Candidate("int8", 91.0, busy)], VerifySection())
     assert verdict.exit_code == 5
     assert "busy" in verdict.reasons[-1]
+
+
+def test_an_asked_speed_holds_by_the_interval_not_by_the_point() -> None:
+    wide = Speed(latency_p50_ms=1.0, speedup=2.01, low=1.6, high=2.4)
+    verdict = judge(91.0, [Candidate("int8", 91.0, wide)], VerifySection(speedup=2))
+    assert verdict.exit_code == 5
+
+
+def test_an_asked_speed_that_cannot_be_measured_is_not_passed() -> None:
+    verdict = judge(91.0, [Candidate("int8", 91.0, None)], VerifySection(latency_ms=4))
+    assert (verdict.passed, verdict.exit_code) == (False, 5)
+    assert "does not run on this machine" in verdict.reasons[0]

@@ -78,3 +78,12 @@ def test_merge_leaves_its_arguments_alone() -> None:
     base = {"a": {"b": 1}}
     assert merge(base, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
     assert base == {"a": {"b": 1}}
+
+
+def test_a_pruning_target_by_flag_takes_the_place_of_the_recipe_s(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("model: a\ndata: b\nprune: {macs: 0.4, steps: 2}\n")
+    recipe = load_recipe(
+        file, {"prune": {"params": 0.3}}, replaced={"prune": ("macs", "params", "pruning_ratio")}
+    )
+    assert recipe.prune == {"params": 0.3, "steps": 2}
