@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from edgevision.bundle import BundleWriter, Lineage, Verdict, add_engine
-from edgevision.files import digest
+from edgevision.files import digest, sha256_file
 from edgevision.pipeline.candidates import BASELINE, graphs
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.build import artifact_of
@@ -70,8 +70,8 @@ def write_bundle(
                 target=job.target.name if graph.wanted else None,
             )
         if "quantize" in job.results:
-            table = job.done("quantize").path("calibration.json")
-            writer.add_file(table, "calibration.json", kind="calibration")
+            for name in ("calibration.json", "calibration-set.json"):
+                writer.add_file(job.done("quantize").path(name), name, kind="calibration")
         for name, content in (reports or {}).items():
             writer.add_bytes(content, name, kind="report")
         if golden:
@@ -112,8 +112,7 @@ def lineage(job: Job) -> Lineage:
 
     digests = dict(job.data_digest())
     if "quantize" in job.results:
-        chosen = job.done("quantize").json("calibration-set.json")
-        digests["calibration"] = digest(chosen)
+        digests["calibration"] = sha256_file(job.done("quantize").path("calibration-set.json"))
     return Lineage(
         model=job.recipe.model,
         data=job.recipe.data,

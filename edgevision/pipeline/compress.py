@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgevision.bundle import open_bundle
+from edgevision.errors import BundleError
 from edgevision.files import publish_folder
 from edgevision.pipeline.job import Job, Progress, prepare, silent
 from edgevision.pipeline.stages.baseline import Baseline
@@ -130,9 +132,22 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def _publish(job: Job, folder: Path) -> Path:
-    """Copy the stage's bundle to ``folder/bundle`` in one rename; users may move or delete it."""
+    """Copy the stage's bundle to ``folder/bundle`` in one rename; users may move or delete it.
+
+    One that is there, whole and of the same lineage stays: an engine may have been added to it.
+    """
     final, work = folder / "bundle", folder / ".bundle.new"
+    if job.done("bundle").reused and _same_lineage(final, job.done("bundle").path("bundle")):
+        return final
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(job.done("bundle").path("bundle"), work)
     publish_folder(work, final)
     return final
+
+
+def _same_lineage(final: Path, made: Path) -> bool:
+    try:
+        with open_bundle(final) as there, open_bundle(made) as new:
+            return there.manifest.lineage == new.manifest.lineage
+    except BundleError:
+        return False

@@ -21,6 +21,7 @@ from edgevision.types import LayerInfo
 
 DEFAULT_BATCH = ShapeRange(1, 1, 32)
 _FLOAT = ("fp32", "fp16", "bf16")
+_BEST_FIRST = ("shipped", "candidate", "baseline", None)  # roles of graphs to build from
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class EngineResult:
     Attributes:
         target: that it was built for.
         place: the file, or its path inside the bundle.
-        sidecar: what stands in the JSON beside it.
+        sidecar: what stands in the JSON beside it, and ``build_seconds``, which bundles leave out.
         layers: of the engine, with the precision that each runs in.
     """
 
@@ -114,6 +115,7 @@ def build_engine(
                 artifact.path,
                 sidecar,
                 backend=backend.name,
+                role=entry.role,
                 precision=entry.precision,
                 scheme=entry.scheme,
                 timing_cache=_existing(options.timing_cache),
@@ -143,11 +145,11 @@ def _sidecar(device: Target, artifact: Artifact) -> dict[str, Any]:
 
 
 def _graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
+    """The graph of the target's scheme; one whose accuracy was never proven comes last."""
     graphs = [entry for entry in bundle.manifest.runnable() if entry.kind == "onnx"]
+    graphs.sort(key=lambda entry: _BEST_FIRST.index(entry.role))
     for entry in graphs:
-        if entry.scheme == device.scheme and (
-            device.scheme is not None or entry.role != "baseline"
-        ):
+        if entry.scheme == device.scheme:
             return entry
     if device.scheme is None and graphs:
         return graphs[0]

@@ -43,7 +43,7 @@ class Quantize(Stage[Job]):
             validation=job.data.validation,
             fewer=True,
         )
-        write_json(work / "calibration-set.json", chosen.manifest())
+        chosen.save(work / "calibration-set.json")
         graph = float_graph(job)
         table = calibrate(
             graph,
