@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -76,13 +77,12 @@ class TensorRTFamily(Backend):
         version = check_header(built.plan, self.magic, output.name)
         layers = self._layers_of(trt, built, file, output.name)
         write_atomic(output, built.plan)
-        batch = options.batch
         meta = {
             "backend": self.name,
             "version": version,
             "compute_capabilities": self._capabilities(options),
             "flags": list(built.flags),
-            "batch": [batch.min, batch.opt, batch.max],
+            "batch": asdict(options.batch),
             "workspace_mb": options.workspace_mb,
             "build_seconds": round(seconds, 3),
             "onnx_sha256": file.sha256,

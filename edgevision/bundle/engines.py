@@ -14,6 +14,7 @@ from edgevision.bundle.manifest import (
     MANIFEST_NAME,
     ArtifactEntry,
     Manifest,
+    Role,
     check_path,
     parse_manifest,
 )
@@ -30,6 +31,8 @@ CHOICE_FACTS = (
     "batch",
     "onnx_sha256",
 )
+# Left out of a bundle: they differ between two builds of the same engine.
+_VOLATILE = frozenset({"build_seconds"})
 
 
 def add_engine(
@@ -39,6 +42,7 @@ def add_engine(
     sidecar: Mapping[str, Any],
     *,
     backend: str,
+    role: Role | None = "shipped",
     precision: str | None = None,
     scheme: str | None = None,
     timing_cache: str | Path | None = None,
@@ -53,8 +57,10 @@ def add_engine(
         bundle: folder or zip.
         target: name of the target that it was built for.
         engine: the file; its name is kept.
-        sidecar: plain JSON values: compute capabilities, versions, flags, ONNX hash, layers.
+        sidecar: plain JSON values: compute capabilities, versions, flags, ONNX hash, layers. The
+            time that the build took is not stored.
         backend: that opens it, e.g. ``tensorrt_rtx``.
+        role: of the graph that it was built from; None is run only when it is named.
         precision, scheme: of the network inside.
         timing_cache: of the build, kept for the next one.
 
@@ -67,7 +73,8 @@ def add_engine(
         if not path.is_file():
             raise InputError(f"No file at {path}.")
     try:
-        text = json.dumps(dict(sidecar), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+        kept = {key: value for key, value in sidecar.items() if key not in _VOLATILE}
+        text = json.dumps(kept, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"Sidecar of {engine} must hold plain JSON values: {error}") from error
     folder = f"{ENGINES}/{target}/{sha256_file(source)[:16]}"
@@ -79,7 +86,7 @@ def add_engine(
                 name,
                 source,
                 kind="engine",
-                role="shipped",
+                role=role,
                 backend=backend,
                 precision=precision,
                 scheme=scheme,

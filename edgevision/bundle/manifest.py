@@ -14,6 +14,7 @@ from edgevision.types import TensorSpec
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
+Role = Literal["baseline", "shipped", "candidate"]
 
 # Plain names only: no drive, backslash, dot-dot, hidden file, control or non-ASCII character, so
 # that a path means the same on every system.
@@ -65,7 +66,8 @@ class ArtifactEntry(_Model):
         path: relative to the bundle, forward slashes.
         kind: what the file is; only ``onnx`` and ``engine`` can be run.
         role: ``baseline`` is the FP32 network, ``shipped`` what the verdict speaks of;
-            ``candidate`` is runnable, but neither. None for files that cannot be run.
+            ``candidate`` is neither, but within the accuracy budget. None for files that cannot
+            be run, and for graphs and engines whose accuracy was never proven.
         backend, scheme, precision, target: of runnable files, e.g. ``onnxruntime``,
             ``x86-vnni``, ``int8``, ``cpu``.
         sha256, size: of the file's bytes.
@@ -76,7 +78,7 @@ class ArtifactEntry(_Model):
     kind: Literal[
         "onnx", "engine", "sidecar", "timing-cache", "calibration", "golden", "report", "recipe"
     ]
-    role: Literal["baseline", "shipped", "candidate"] | None = None
+    role: Role | None = None
     backend: str | None = None
     scheme: str | None = None
     precision: str | None = None

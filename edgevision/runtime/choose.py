@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from edgevision.bundle import ArtifactEntry, Manifest
 
 _ROLES = ("baseline", "shipped")
+_ENGINES_FIRST = ("shipped", "candidate", "baseline", None)
+_UNPROVEN = "its accuracy was never proven in this bundle; name it to run it"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Choice:
     Attributes:
         path, backend, precision, scheme: of the artifact.
         reason: why this one.
-        passed_over: better ones that cannot run here, each with its reason.
+        passed_over: those before it that cannot or should not run here, each with its reason.
     """
 
     path: str
@@ -59,16 +61,37 @@ def asked_for(manifest: Manifest, artifact: str) -> ArtifactEntry:
     return entry
 
 
+def by_default(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
+    """As ``ranked``, for a caller who named none: what is not proven to be good is passed over.
+
+    That is an engine without a role, and all but the baseline where the verdict failed.
+    """
+    verdict = manifest.verdict
+    failed = None
+    if verdict is not None and not verdict.passed:
+        failed = ": ".join(["the bundle's verdict failed", *verdict.reasons[:1]])
+    for entry, reason, obstacle in ranked(manifest):
+        if obstacle is None and entry.role is None:
+            obstacle = _UNPROVEN
+        if failed is None:
+            yield entry, reason, obstacle
+        elif entry.role == "baseline":
+            yield entry, f"{reason}; {failed}", obstacle
+        else:
+            yield entry, reason, obstacle or f"{failed}; name it to run it"
+
+
 def ranked(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
     """Runnable artifacts, best first: (entry, reason for it, why it cannot run here or None).
 
-    Engines of this machine come first, then the shipped ONNX file, then a candidate of the
-    machine's quantization scheme, then the FP32 baseline, which runs anywhere.
+    Engines of this machine come first, the shipped one before others, then the shipped ONNX file,
+    then a candidate of the machine's quantization scheme, then the FP32 baseline, which runs
+    anywhere.
     """
     entries = manifest.runnable()
-    for entry in entries:
-        if entry.kind == "engine":
-            yield entry, "an engine built for this machine", _engine_obstacle(entry)
+    engines = [entry for entry in entries if entry.kind == "engine"]
+    for entry in sorted(engines, key=lambda entry: _ENGINES_FIRST.index(entry.role)):
+        yield entry, "an engine built for this machine", _engine_obstacle(entry)
     onnx = [entry for entry in entries if entry.kind == "onnx"]
     for entry in onnx:
         if entry.role == "shipped":

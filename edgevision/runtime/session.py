@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgevision.errors import BundleError, DataError, InputError, UnavailableError
 from edgevision.preprocessing import Float32
 from edgevision.runtime import inputs
-from edgevision.runtime.choose import Choice, asked_for, ranked
+from edgevision.runtime.choose import Choice, asked_for, by_default
 from edgevision.tasks import get_task
 from edgevision.tasks.base import Prediction
 
@@ -64,7 +64,7 @@ class Model:
         self.preprocessing = manifest.preprocess()
         self.task = get_task(manifest.task)
         self._owns_bundle = owns_bundle
-        self._input, self._batch, self._fixed = _image_input(
+        self._input, self._smallest, self._batch = _image_input(
             runner, manifest.artifact(choice.path), self.preprocessing.input_shape
         )
 
@@ -121,8 +121,8 @@ class Model:
         parts = []
         for tensor in chunks:
             count = len(tensor)
-            if self._fixed and count < self._batch:
-                tensor = np.concatenate([tensor, *([tensor[-1:]] * (self._batch - count))])
+            if count < self._smallest:
+                tensor = np.concatenate([tensor, *([tensor[-1:]] * (self._smallest - count))])
             outputs = self.runner.infer({self._input: tensor})
             # Copied where the next call would overwrite them.
             copy = self.runner.outputs_reused
@@ -178,8 +178,9 @@ def load(
     """Open a bundle with the best artifact that this machine can run.
 
     Every hash is checked first. An engine whose compute capability is this GPU's comes before the
-    ONNX file of this CPU's quantization scheme, and that before the FP32 baseline;
-    ``model.choice`` says which was taken and why the others were not.
+    ONNX file of this CPU's quantization scheme, and that before the FP32 baseline. Where the
+    bundle's verdict failed, the baseline runs, and an engine whose accuracy was never proven does
+    not. ``model.choice`` says which was taken and why the others were not.
 
     Args:
         path: a bundle's folder or zip, or an opened bundle, which then stays open on close.
@@ -218,7 +219,7 @@ def _open(bundle: Bundle, artifact: str | None, threads: int | None) -> tuple[Ru
         entry = asked_for(bundle.manifest, artifact)
         return _open_entry(bundle, entry, threads), _choice(entry, "asked for", [])
     passed_over: list[str] = []
-    for entry, reason, obstacle in ranked(bundle.manifest):
+    for entry, reason, obstacle in by_default(bundle.manifest):
         if obstacle is None:
             try:
                 return _open_entry(bundle, entry, threads), _choice(entry, reason, passed_over)
@@ -251,8 +252,8 @@ def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str]) -> Choice
 
 def _image_input(
     runner: Runner, entry: ArtifactEntry, image_shape: tuple[int, int, int]
-) -> tuple[str, int, bool]:
-    """Name of the one image input, images a call, and whether exactly that many are wanted."""
+) -> tuple[str, int, int]:
+    """Name of the one image input, and the fewest and the most images a call."""
     if len(runner.input_specs) != 1:
         raise BundleError(f"'{entry.path}' must have one input, has {len(runner.input_specs)}.")
     spec = runner.input_specs[0]
@@ -265,7 +266,13 @@ def _image_input(
         )
     batch = spec.shape[0]
     if isinstance(batch, int):
-        return spec.name, batch, True
+        return spec.name, batch, batch
     limits = entry.meta.get("batch")
-    largest = limits.get("max") if isinstance(limits, dict) else None
-    return spec.name, largest if isinstance(largest, int) and largest > 0 else _BATCH, False
+    if not isinstance(limits, dict):
+        return spec.name, 1, _BATCH
+    smallest, largest = limits.get("min"), limits.get("max")
+    if not isinstance(largest, int) or largest < 1:
+        largest = _BATCH
+    if not isinstance(smallest, int) or not 1 <= smallest <= largest:
+        smallest = 1
+    return spec.name, smallest, largest

@@ -42,7 +42,7 @@ def test_conv_and_gemm_run_in_int8(net: Path, capabilities: tuple[str, ...]) -> 
     assert precisions == {"Conv": "int8", "Gemm": "int8"}
     assert artifact.meta["compute_capabilities"] == list(capabilities)
     assert artifact.meta["version"].startswith("1.")
-    assert artifact.meta["batch"] == [1, 2, 8]
+    assert artifact.meta["batch"] == {"min": 1, "opt": 2, "max": 8}
 
 
 def test_a_float_graph_is_reported_as_float(tmp_path: Path) -> None:

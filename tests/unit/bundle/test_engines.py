@@ -35,6 +35,18 @@ def test_engine_is_added_with_its_sidecar(bundle: Path, tmp_path: Path, packed: 
         assert "timing-cache" in {item.kind for item in opened.manifest.artifacts}
 
 
+def test_role_and_sidecar_say_only_what_the_build_made(bundle: Path, tmp_path: Path) -> None:
+    engine = _engine(tmp_path, b"engine")
+    facts = {**SIDECAR, "build_seconds": 1.5}
+    for role in ("candidate", None):
+        entry = add_engine(bundle, "rtx", engine, facts, backend="tensorrt_rtx", role=role)
+        assert entry.role == role
+    with open_bundle(bundle) as opened:
+        assert opened.manifest.artifact(entry.path).role is None
+        assert engine_sidecar(opened, entry) == SIDECAR
+    assert add_engine(bundle, "rtx", engine, facts, backend="tensorrt_rtx").role == "shipped"
+
+
 def test_a_new_build_replaces_the_old_one(bundle: Path, tmp_path: Path) -> None:
     first = add_engine(bundle, "rtx", _engine(tmp_path, b"one"), SIDECAR, backend="tensorrt_rtx")
     other = add_engine(

@@ -21,7 +21,12 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
-def bundle(tmp_path: Path, *, schemes: tuple[str, ...] = ("tensorrt", "x86-vnni")) -> Path:
+def bundle(
+    tmp_path: Path,
+    *,
+    schemes: tuple[str, ...] = ("tensorrt", "x86-vnni"),
+    unproven: tuple[str, ...] = (),
+) -> Path:
     folder = tmp_path / "bundle"
     with BundleWriter(
         folder,
@@ -42,6 +47,12 @@ def bundle(tmp_path: Path, *, schemes: tuple[str, ...] = ("tensorrt", "x86-vnni"
             graph = quantized_net(tmp_path / f"{scheme}.onnx", activations=kind)
             writer.add_file(
                 graph, f"model.int8.{scheme}.onnx", kind="onnx", role="candidate",
+                backend="onnxruntime", precision="int8", scheme=scheme,
+            )  # fmt: skip
+        for scheme in unproven:
+            graph = quantized_net(tmp_path / f"a-{scheme}.onnx")
+            writer.add_file(
+                graph, f"a.int8.{scheme}.onnx", kind="onnx",
                 backend="onnxruntime", precision="int8", scheme=scheme,
             )  # fmt: skip
         writer.finish(lineage=Lineage(model="net"))
@@ -66,10 +77,33 @@ def test_a_bundle_gets_the_engine_of_the_targets_scheme(tmp_path: Path, packed: 
     assert sidecar["onnx_sha256"] == source.sha256
     assert sidecar["sha256"] == entry.sha256
     assert sidecar["target"] == "rtx"
+    assert entry.meta["batch"] == {"min": 1, "opt": 1, "max": 32}, "the form that session reads"
+    assert entry.role == source.role == "candidate"
+    assert "build_seconds" not in sidecar, "it differs between two builds of the same bundle"
+    assert result.sidecar["build_seconds"] > 0
     assert sidecar["float_precision"] == {"wanted": "fp16", "used": ["fp32"]}
     assert {"operator": "Conv", "precision": "int8"}.items() <= next(
         layer for layer in sidecar["layers"] if layer["operator"] == "Conv"
     ).items()
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("schemes", "source", "role"),
+    [
+        (("tensorrt",), "model.int8.tensorrt.onnx", "candidate"),
+        ((), "a.int8.tensorrt.onnx", None),
+    ],
+)
+def test_a_proven_graph_comes_first_and_the_engine_takes_its_role(
+    tmp_path: Path, schemes: tuple[str, ...], source: str, role: str | None
+) -> None:
+    place = bundle(tmp_path, schemes=schemes, unproven=("tensorrt",))
+    build_engine(place, "rtx", compute_capabilities=["86"])
+    with open_bundle(place) as opened:
+        (entry,) = [e for e in opened.manifest.runnable() if e.kind == "engine"]
+        assert entry.meta["onnx_sha256"] == opened.manifest.artifact(source).sha256
+        assert entry.role == role
 
 
 @needs_rtx
@@ -79,13 +113,14 @@ def test_an_onnx_file_gets_an_engine_beside_it_with_its_sidecar(tmp_path: Path) 
     assert result.place == str(engine)
     assert json.loads((tmp_path / "net.rtx.engine.json").read_bytes()) == result.sidecar
     assert result.sidecar["compute_capabilities"] == ["80", "86", "89", "120", "121"]
-    assert result.sidecar["batch"] == [1, 1, 32]
+    assert result.sidecar["batch"] == {"min": 1, "opt": 1, "max": 32}
 
 
 @needs_rtx
 def test_a_fixed_batch_is_taken_as_it_is(tmp_path: Path) -> None:
     net = quantized_net(tmp_path / "net.onnx", batch=4)
-    assert build_engine(net, "rtx", out=tmp_path / "a").sidecar["batch"] == [4, 4, 4]
+    sidecar = build_engine(net, "rtx", out=tmp_path / "a").sidecar
+    assert sidecar["batch"] == {"min": 4, "opt": 4, "max": 4}
     with pytest.raises(InputError, match="batch is fixed"):
         build_engine(net, "rtx", batch=ShapeRange(1, 1, 8), out=tmp_path / "b")
 

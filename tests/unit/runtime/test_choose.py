@@ -10,10 +10,11 @@ import pytest
 import edgevision.devices
 import edgevision.devices.local
 import edgevision.targets.loader
-from edgevision.bundle import add_engine
+from edgevision.bundle import Verdict, add_engine, open_bundle
 from edgevision.devices import this_machine
 from edgevision.errors import BundleError, UsageError
 from edgevision.runtime import load
+from edgevision.runtime.golden import check_golden
 
 Make = Callable[..., Path]
 
@@ -98,6 +99,47 @@ def test_a_fitting_engine_that_does_not_open_falls_back(
     machine(compute_capability="8.6")
     with load(folder) as model:
         assert "built for SM 87, this GPU is SM 86" in model.choice.passed_over[0]
+
+
+def test_an_engine_of_unproven_accuracy_runs_only_when_named(
+    make_bundle: Make, tmp_path: Path
+) -> None:
+    folder = make_bundle()
+    facts: dict[str, Any] = {}
+    graph = folder / "model.int8.onnx"  # ONNX Runtime plays the engine's backend
+    entry = add_engine(folder, "a", graph, facts, backend="onnxruntime", role=None)
+    with load(folder) as model:
+        assert model.choice.path == "model.int8.onnx"
+        assert model.choice.passed_over == (
+            f"{entry.path}: its accuracy was never proven in this bundle; name it to run it",
+        )
+    with load(folder, artifact=entry.path) as model:
+        assert model.choice.path == entry.path
+    shipped = add_engine(folder, "b", graph, facts, backend="onnxruntime")
+    with load(folder) as model:
+        assert model.choice.path == shipped.path, "the proven engine comes first"
+        assert model.choice.passed_over == ()
+
+
+def test_a_failed_verdict_puts_the_baseline_first(make_bundle: Make) -> None:
+    reasons = ("top1 dropped by 3 points, 1 is allowed", "keep the head in FP32")
+    folder = make_bundle(verdict=Verdict(passed=False, exit_code=4, reasons=reasons))
+    add_engine(folder, "a", folder / "model.int8.onnx", {}, backend="onnxruntime")
+    with load(folder) as model:
+        assert model.choice.path == "model.fp32.onnx"
+        assert reasons[0] in model.choice.reason
+        assert len(model.choice.passed_over) == 2, "the engine and the shipped graph"
+        assert all(reasons[0] in line for line in model.choice.passed_over)
+    with load(folder, artifact="shipped") as model:
+        assert model.choice.path == "model.int8.onnx"
+    with open_bundle(folder) as opened:
+        checked = {check.artifact for check in check_golden(opened).checks}
+    assert {"model.fp32.onnx", "model.int8.onnx"} <= checked, "golden vectors still hold for all"
+
+
+def test_a_passed_verdict_changes_nothing(make_bundle: Make) -> None:
+    with load(make_bundle(verdict=Verdict(passed=True, exit_code=0))) as model:
+        assert model.choice.path == "model.int8.onnx"
 
 
 def test_asking_for_an_artifact(make_bundle: Make) -> None:

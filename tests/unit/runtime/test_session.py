@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevision.bundle import open_bundle, write_zip
+from edgevision.backends.base import ShapeRange
+from edgevision.bundle import add_engine, open_bundle, write_zip
 from edgevision.errors import BundleError, DataError, InputError, UsageError
 from edgevision.runtime import load
 
@@ -62,6 +64,27 @@ def test_more_images_than_a_call_takes(make_bundle: Make, paint: Paint) -> None:
         outputs = fixed.infer_images(images[:6])["logits"]
         assert outputs.shape == (6, 3)
         np.testing.assert_allclose(outputs, free.infer_images(images[:6])["logits"], rtol=1e-6)
+
+
+def test_an_engines_batch_is_kept_to(
+    make_bundle: Make, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sidecar as backends write it; ONNX Runtime plays the engine's backend."""
+    folder = make_bundle()
+    facts = {"batch": asdict(ShapeRange(2, 2, 4))}
+    entry = add_engine(folder, "a", folder / "model.int8.onnx", facts, backend="onnxruntime")
+    with load(folder) as model:
+        assert model.choice.path == entry.path
+        infer, calls = model.runner.infer, []
+
+        def counted(tensors: Any) -> Any:
+            calls.append(len(tensors["input"]))
+            return infer(tensors)
+
+        monkeypatch.setattr(model.runner, "infer", counted)
+        assert _labels(model([paint(i % 3) for i in range(9)])) == ["red", "green", "blue"] * 3
+        assert model(paint(1)).label == "green"
+    assert calls == [4, 4, 2, 2], "split at most 4, padded to at least 2"
 
 
 def test_results_belong_to_the_caller(bundle: Path, paint: Paint) -> None:
