@@ -113,7 +113,10 @@ def _accuracy(
             f"Data '{data}' expected: the labels {', '.join(manifest.labels)}; found: "
             f"{', '.join(splits.labels)}."
         )
-    with load(bundle, threads=threads) as model:
+    # A failed verdict is measured too: what it speaks of, not the baseline that would run.
+    failed = manifest.verdict is not None and not manifest.verdict.passed
+    artifact = "shipped" if failed else None
+    with load(bundle, artifact=artifact, threads=threads) as model:
         measured = measure_accuracy(model, splits.validation, progress)
         role = manifest.artifact(model.choice.path).role
         known = manifest.lineage.digests.get("validation")

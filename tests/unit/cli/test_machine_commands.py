@@ -72,7 +72,7 @@ def test_build_engine_writes_engine_and_sidecar(cli: Cli, tmp_path: Path) -> Non
     assert "int8" in done.stdout
     sidecar = json.loads((tmp_path / "net.engine.json").read_bytes())
     assert sidecar["compute_capabilities"] == ["86", "89"]
-    assert sidecar["batch"] == [1, 1, 4]
+    assert sidecar["batch"] == {"min": 1, "opt": 1, "max": 4}
     assert sidecar["build_seconds"] > 0
 
 
