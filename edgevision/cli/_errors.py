@@ -18,14 +18,21 @@ _STORAGE = {
     errno.EDQUOT: "The disk quota is used up",
     errno.EACCES: "Permission denied",
     errno.EROFS: "The file system is read-only",
+    errno.ENOTDIR: "A file is where a folder is needed",
+    errno.EEXIST: "A file is where a folder is needed",
 }
 
 
 def from_os_error(error: OSError) -> StorageError | None:
-    """A full or forbidden disk as our own error, None for any other ``OSError``."""
+    """A full, forbidden or wrong place as our own error, None for any other ``OSError``."""
     if error.errno not in _STORAGE:
         return None
     where = f": {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return StorageError(
+            f"{_STORAGE[error.errno]}{where}.",
+            hint="Choose another place, or move the file away.",
+        )
     return StorageError(
         f"{_STORAGE[error.errno]}{where}.",
         hint="Nothing half-written was kept. Free some space or choose another folder, "

@@ -63,7 +63,12 @@ def _options(
         RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     ]
     if log_file is not None:
-        handlers.append(logging.FileHandler(log_file))
+        try:
+            handlers.append(logging.FileHandler(log_file))
+        except OSError as error:
+            raise typer.BadParameter(
+                f"'{log_file}' cannot be written: {error.strerror}", param_hint="--log-file"
+            ) from error
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=handlers, force=True)
     logging.getLogger("edgevision").setLevel(log_level.upper())
 

@@ -77,7 +77,7 @@ def _train(
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     devices: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
     num_nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="auto, ddp or ddp_spawn.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="auto or ddp.")] = None,
 ) -> None:
     from edgevision.cli._progress import Phases
     from edgevision.train.config import default_config, override

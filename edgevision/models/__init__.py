@@ -6,6 +6,7 @@ A family of ours is one file and one line of ``FAMILIES``.
 from __future__ import annotations
 
 from edgevision.models.create import create
+from edgevision.models.factory import trust_factory
 from edgevision.models.families import FAMILIES, Family
 
-__all__ = ["FAMILIES", "Family", "create"]
+__all__ = ["FAMILIES", "Family", "create", "trust_factory"]

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from edgevision.errors import InputError, ModelError
 from edgevision.files import atomic_path, write_json
 from edgevision.models.create import CONVERT_HINT, PICKLES, create
+from edgevision.models.factory import check_trust, factory_sha256, is_factory
 from edgevision.preprocessing import Preprocessing
 
 WEIGHTS = "model.safetensors"
+_FACTORY_SHA256 = "factory_sha256"  # in the lineage
 CARD = "model.json"
 _MAX_CARD_BYTES = 16 * 2**20
 
@@ -58,6 +60,8 @@ class ModelCard(BaseModel):
 def save_checkpoint(folder: Path, module: nn.Module, card: ModelCard) -> None:
     """Write the network; each file appears whole or not at all, the card last.
 
+    Of a network from ``file.py:factory`` the card's lineage gets the sha256 of that file.
+
     Raises:
         ModelError: the weights hold NaN or infinity.
     """
@@ -65,17 +69,28 @@ def save_checkpoint(folder: Path, module: nn.Module, card: ModelCard) -> None:
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     check_finite(state, str(folder))
     save_tensors(folder / WEIGHTS, state)
+    sha = factory_sha256(card.reference)
+    if sha is not None:
+        lineage = {_FACTORY_SHA256: sha, **card.lineage}
+        card = card.model_copy(update={"lineage": lineage})
     write_json(folder / CARD, card.model_dump(mode="json"))
 
 
-def load_checkpoint(folder: Path) -> tuple[nn.Module, ModelCard]:
+def load_checkpoint(folder: Path, *, trust_code: bool = False) -> tuple[nn.Module, ModelCard]:
     """The network of ``save_checkpoint``, in evaluation mode, and its card.
+
+    Args:
+        trust_code: run the ``file.py:factory`` that the card may name, where the file is unchanged;
+            so does ``EDGEVISION_TRUST_FACTORY=1``, or that the process was given it as MODEL.
 
     Raises:
         ModelError: a file is missing, damaged or a pickle; weights are not finite or do not fit
-            the network or the labels.
+            the network or the labels; the card names code that may not run.
     """
     card = load_card(folder)
+    if is_factory(card.reference):
+        expected = card.lineage.get(_FACTORY_SHA256)
+        check_trust(card.reference, folder, expected, trust_code=trust_code)
     if Path(card.reference).is_dir():
         raise ModelError(f"{folder / CARD}: 'reference' must name a network, not a folder.")
     preprocessing = card.as_preprocessing()

@@ -10,6 +10,7 @@ from torch import nn
 
 from edgevision.errors import ModelError
 from edgevision.lazy import require
+from edgevision.models.factory import from_factory, is_factory
 from edgevision.models.families import FAMILIES
 
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
@@ -58,9 +59,7 @@ def _resolve(
         return _from_timm(name, num_classes, in_channels)
     if library == "torchvision" and name:
         return _from_torchvision(name, num_classes, in_channels)
-    if ".py:" in reference or reference.endswith(".py"):
-        from edgevision.models.factory import from_factory
-
+    if is_factory(reference):
         return from_factory(
             reference, num_classes=num_classes, in_channels=in_channels, image_size=image_size
         )

@@ -72,7 +72,7 @@ class TrainConfig(BaseModel):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)
-    strategy: Literal["auto", "ddp", "ddp_spawn"] = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
 
 
 def default_config(reference: str) -> TrainConfig:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import edgevision
 from edgevision.data import DataSplits, load_data
+from edgevision.errors import StorageError
 from edgevision.files import write_json
 from edgevision.models import create
 from edgevision.models.checkpoint import ModelCard, load_card, save_checkpoint
@@ -50,26 +51,33 @@ def train(
         out: folder of the checkpoint: ``model.safetensors``, ``model.json``, ``history.json``, and
             ``training.safetensors``, from which an interrupted run is carried on.
         config: default the one that suits the model.
-        image_size: (height, width); default the data's own.
+        image_size: (height, width); default the checkpoint's where ``model`` is one, else the
+            data's own.
         progress: called now and then with where the run stands.
 
     Raises:
         ModelError, DataError, UsageError: as ``create``, ``load_data`` and ``fit`` raise them.
+        StorageError: ``out`` is a file.
     """
+    if out.exists() and not out.is_dir():  # told before hours of training, not after
+        raise StorageError(f"{out} is a file; a checkpoint is a folder.", hint="Choose another.")
     config = config or default_config(model)
     the_task = get_task(task)
     splits = load_data(data, image_size=image_size) if isinstance(data, str) else data
     preprocessing = splits.preprocessing
+    reference, structure = model, None
+    if Path(model).is_dir():  # a checkpoint that is trained on: keep what it is made of
+        base = load_card(Path(model))
+        reference, structure = base.reference, base.structure
+        preprocessing = base.as_preprocessing()  # the weights fit no other input
+        if image_size is not None:
+            preprocessing = replace(preprocessing, height=image_size[0], width=image_size[1])
     module = create(
         model,
         num_classes=len(splits.labels),
         in_channels=preprocessing.channels,
         image_size=(preprocessing.height, preprocessing.width),
     )
-    reference, structure = model, None
-    if Path(model).is_dir():  # a checkpoint that is trained on: keep what it is made of
-        base = load_card(Path(model))
-        reference, structure = base.reference, base.structure
     result = fit(module, splits, preprocessing, the_task, config, folder=out, progress=progress)
     card = ModelCard(
         reference=reference,

@@ -33,6 +33,7 @@ from edgevision.train.state import (
     load_run,
     module_digest,
     optimizer_state,
+    refusal,
     restore_optimizer,
     save_run,
 )
@@ -64,13 +65,14 @@ def fit(
     Args:
         folder: holds the run's state (``training.safetensors``). A run that was interrupted is
             carried on from there, and on one device gives the same network bit for bit; a run
-            that is finished is only read.
+            that is finished is only read; one of another origin is refused.
         teacher: network to distil from; takes the same input.
         progress: called after every look at the loss.
 
     Raises:
         ModelError: the loss is not finite, or weights do not fit.
-        UsageError: the settings do not fit together or the machine.
+        UsageError: the settings do not fit together or the machine, or ``folder`` holds the state
+            of another training.
         DataError: an image cannot be read, or class weights with an empty class.
     """
     fabric, precision = make_fabric(config)
@@ -113,7 +115,9 @@ class _Run:
         if config.weights is not None:
             start_from(module, config.weights, task, self.classes)
         self.heads = task.head_layers(module, self.classes)
-        self.fingerprint = self._fingerprint(teacher)
+        self.origin = self._origin(teacher)
+        origin = json.dumps(self.origin, sort_keys=True)
+        self.fingerprint = hashlib.sha256(origin.encode()).hexdigest()
         self.loader = BatchLoader(
             data.train,
             preprocessing,
@@ -148,9 +152,9 @@ class _Run:
         self.epoch_seconds = 0.0
         self._resume()
 
-    def _fingerprint(self, teacher: nn.Module | None) -> str:
+    def _origin(self, teacher: nn.Module | None) -> dict[str, Any]:
         """What the result depends on; a state of other origin is not carried on."""
-        facts = {
+        return {
             "config": self.config.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT),
             "world_size": self.fabric.world_size,
             "data": [self.data.train.fingerprint(), len(self.data.train)],
@@ -159,7 +163,6 @@ class _Run:
             "start": module_digest(self.module),
             "teacher": module_digest(teacher) if teacher is not None else None,
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _prepare(self) -> None:
         """Let a network with data-dependent weights see some training images."""
@@ -333,6 +336,7 @@ class _Run:
         tensors["loss_sum"] = self.loss_sum
         facts = {
             "fingerprint": self.fingerprint,
+            "origin": self.origin,
             "epoch": self.epoch,
             "step": self.step,
             "history": self.history,
@@ -346,8 +350,11 @@ class _Run:
 
     def _resume(self) -> None:
         facts = load_facts(self.path)
-        if facts is None or facts.get("fingerprint") != self.fingerprint:
+        if facts is None:
             return
+        if facts.get("fingerprint") != self.fingerprint:
+            ours = json.loads(json.dumps(self.origin))  # lists for tuples, as they come back
+            raise refusal(self.path, facts.get("origin"), ours)
         tensors = load_run(self.path)
 
         def part(prefix: str) -> dict[str, Tensor]:

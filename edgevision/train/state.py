@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from edgevision.errors import ModelError
+from edgevision.errors import ModelError, UsageError
 from edgevision.models.checkpoint import load_tensors, save_tensors
 
 RUN_FILE = "training.safetensors"
@@ -44,6 +44,37 @@ def load_facts(path: Path) -> dict[str, Any] | None:
             hint="Remove the file to start the training anew.",
         ) from error
     return facts
+
+
+def refusal(path: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> UsageError:
+    """Why the state ``path`` is not carried on.
+
+    Args:
+        theirs: what the state's run depends on; None in a state that does not tell.
+        ours: the same of the run that was asked for.
+    """
+    parts = []
+    for name in ours if theirs else ():
+        then, now = (theirs or {}).get(name), ours[name]
+        if then == now:
+            continue
+        if isinstance(then, dict) and isinstance(now, dict):
+            parts += [
+                f"{key} {then.get(key)} there, {now.get(key)} asked for"
+                for key in sorted(then.keys() | now.keys())
+                if then.get(key) != now.get(key)
+            ]
+        elif name in ("world_size", "task"):
+            parts.append(f"{name} {then} there, {now} asked for")
+        else:
+            parts.append({"start": "the weights at the start"}.get(name, f"the {name}"))
+    told = "; ".join(parts) or "its settings, its data or its weights at the start"
+    return UsageError(
+        f"'{path}' is the state of another training, which would be overwritten. "
+        f"What differs: {told}.",
+        hint="Write to another folder (--out), ask for the settings that it began with, or delete "
+        "the file to start anew.",
+    )
 
 
 def load_run(path: Path) -> dict[str, Tensor]:

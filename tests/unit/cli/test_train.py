@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgevision.cli._errors import run_guarded
 from edgevision.cli.app import run_command
-from edgevision.models.checkpoint import load_checkpoint
+from edgevision.models import create
+from edgevision.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from edgevision.preprocessing import Preprocessing
 
 
 def train(*arguments: object) -> int:
@@ -27,6 +31,45 @@ def test_writes_a_checkpoint_that_can_be_trained_on(
     assert module.training is False
     assert train(tmp_path / "net", "--out", tmp_path / "more", *options) == 0
     assert load_checkpoint(tmp_path / "more")[1].reference == "plain-cnn"
+
+
+def test_a_checkpoint_is_trained_on_with_its_own_input(tmp_path: Path, image_folder: Path) -> None:
+    own = Preprocessing(40, 36, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    card = ModelCard(
+        reference="plain-cnn",
+        task="classification",
+        labels=("a", "b", "c"),
+        in_channels=3,
+        preprocessing=own.to_dict(),
+    )
+    module = create("plain-cnn", num_classes=3, in_channels=3, image_size=(40, 36))
+    save_checkpoint(tmp_path / "net", module, card)
+    options = ("--data", image_folder, "--epochs", 1, "--batch-size", 40, "--precision", "fp32")
+    assert train(tmp_path / "net", "--out", tmp_path / "a", *options) == 0
+    assert load_checkpoint(tmp_path / "a")[1].as_preprocessing() == own
+    assert train(tmp_path / "net", "--out", tmp_path / "b", "--image-size", 32, *options) == 0
+    other = load_checkpoint(tmp_path / "b")[1].as_preprocessing()
+    assert other == replace(own, height=32, width=32)
+
+
+def test_places_that_cannot_be_written_are_told(
+    tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert train("plain-cnn", "--data", image_folder, "--out", file) == 3
+    assert "is a file; a checkpoint is a folder" in capsys.readouterr().err.replace("\n", " ")
+    log = tmp_path / "nowhere" / "a.log"
+    assert run_command(["--log-file", str(log), "targets"]) == 2
+    told = capsys.readouterr().err
+    assert "--log-file" in told
+    assert "Traceback" not in told
+    for place in (file, file / "below"):  # EEXIST and ENOTDIR
+        assert run_guarded(lambda place=place: place.mkdir(exist_ok=True)) == 3
+        told = capsys.readouterr().err.replace("\n", " ")
+        assert "A file is where a folder is needed" in told
+        assert "Traceback" not in told
+    assert run_guarded(lambda: (tmp_path / "none").read_bytes()) == 1  # ours, unless told better
 
 
 @pytest.mark.parametrize(

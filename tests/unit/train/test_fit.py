@@ -17,6 +17,7 @@ from edgevision.models import create
 from edgevision.models.checkpoint import save_tensors
 from edgevision.tasks import get_task
 from edgevision.train import Progress, TrainConfig, TrainResult, evaluate, fit, override
+from edgevision.train.state import load_facts, load_run, save_run
 
 TASK = get_task("classification")
 CONFIG = TrainConfig.model_validate(
@@ -129,23 +130,42 @@ def test_a_finished_run_is_only_read(clothes: DataSplits, tmp_path: Path) -> Non
     assert (tmp_path / "training.safetensors").read_bytes() == state
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"learning_rate": 0.04}])
-def test_a_run_of_other_settings_is_not_carried_on(
-    clothes: DataSplits, tmp_path: Path, changes: dict[str, Any]
+def test_the_state_of_another_run_is_neither_carried_on_nor_overwritten(
+    clothes: DataSplits, tmp_path: Path
 ) -> None:
-    run(clothes, tmp_path / "a")
-    changed = run(clothes, tmp_path / "a", **changes)
-    assert same(changed.module, run(clothes, tmp_path / "b", **changes).module)
-
-
-def test_a_run_from_other_weights_is_not_carried_on(clothes: DataSplits, tmp_path: Path) -> None:
-    run(clothes, tmp_path / "a")
+    run(clothes, tmp_path, epochs=1)
+    path = tmp_path / "training.safetensors"
+    state = path.read_bytes()
     other = net()
     with torch.no_grad():
         other.head.bias.add_(1)
-    seen: list[Progress] = []
-    run(clothes, tmp_path / "a", other, progress=seen.append)
-    assert seen[0].epoch == 0
+    fewer = replace(clothes, train=uneven(clothes).train)
+    cases: list[tuple[DataSplits, nn.Module, dict[str, Any], str]] = [
+        (clothes, net(), {"seed": 1}, r"What differs: seed 0 there, 1 asked for\."),
+        (clothes, net(), {"learning_rate": 0.04}, "learning_rate 0.05 there, 0.04 asked for"),
+        (clothes, other, {}, r"What differs: the weights at the start\."),
+        (fewer, net(), {}, r"What differs: the data\."),
+        (clothes, net(), {"teacher": net()}, r"What differs: the teacher\."),
+    ]
+    for data, module, changes, message in cases:
+        with pytest.raises(UsageError, match=message) as caught:
+            run(data, tmp_path, module, **{"epochs": 1, **changes})
+        assert "--out" in str(caught.value)
+        assert path.read_bytes() == state
+
+
+def test_an_older_state_without_its_origin_is_carried_on_or_refused(
+    clothes: DataSplits, tmp_path: Path
+) -> None:
+    first = run(clothes, tmp_path, epochs=1)
+    path = tmp_path / "training.safetensors"
+    facts = load_facts(path)
+    assert facts is not None
+    del facts["origin"]
+    save_run(path, load_run(path), facts)
+    assert same(first.module, run(clothes, tmp_path, epochs=1).module)
+    with pytest.raises(UsageError, match="its settings, its data or its weights"):
+        run(clothes, tmp_path, epochs=1, seed=1)
 
 
 def test_a_damaged_state_is_told(clothes: DataSplits, tmp_path: Path) -> None:
@@ -293,6 +313,8 @@ def test_settings_are_checked() -> None:
         override(CONFIG, epoch_count=3)
     with pytest.raises(RecipeError, match="one-cycle"):
         override(CONFIG, schedule="two-cycle")
+    with pytest.raises(RecipeError, match="'auto' or 'ddp'"):
+        override(CONFIG, strategy="ddp_spawn")
 
 
 def test_a_missing_gpu_is_told(clothes: DataSplits, tmp_path: Path) -> None:
