@@ -114,6 +114,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         from edgevision.quantization.calibrators import CALIBRATORS
 
         CALIBRATORS.get(recipe.quantize.method)
+    _trust(recipe.model)
     checkpoint, card = _checkpoint(recipe.model)
     progress("reading the data", 0, 1, recipe.data)
     data = load_data(recipe.data, image_size=recipe.input.size)
@@ -150,6 +151,13 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         recipe, target, task, data, preprocessing, train, checkpoint, card, prune, fine_tune,
         progress,
     )  # fmt: skip
+
+
+def _trust(model: str) -> None:
+    """A factory that the user named may run; one that only a checkpoint names may not."""
+    from edgevision.models import trust_factory
+
+    trust_factory(model)
 
 
 def _try_to_create(model: str, classes: int, preprocessing: Preprocessing) -> None:
