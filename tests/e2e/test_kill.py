@@ -31,7 +31,8 @@ def test_twenty_kills_change_nothing_but_the_times(tmp_path: Path, image_folder:
     recipe = write_recipe(tmp_path, image_folder)
     begin = time.monotonic()
     whole = start(recipe, tmp_path / "whole")
-    assert whole.wait() == 0, whole.communicate()[1]
+    _, told = whole.communicate()
+    assert whole.returncode == 0, told
     lasted = time.monotonic() - begin
     expected = without_times(tmp_path / "whole" / "bundle")
     moments = random.Random(0)
