@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from edgevision.errors import UsageError
+
 _HELP = """Train a network and write a checkpoint folder that every other command takes as MODEL.
 
 Each family has its own recipe; the options below override it. Interrupted, run the same command
@@ -16,6 +18,8 @@ again: it carries on where it was, and on one device the result is the same.
 Examples:
 
   edgevision train cifar-resnet20 --data cifar10 --out runs/resnet20
+
+  edgevision train cifar-resnet20 --data cifar10 --teacher runs/fastnet --out runs/distilled
 
   edgevision train timm:mobilenetv3_small_100 --data photos/ --image-size 224 --weights start.safetensors --freeze-epochs 2
 
@@ -65,6 +69,13 @@ def _train(
     freeze_epochs: Annotated[
         int | None, typer.Option(help="First epochs in which only the head learns.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder of a network to distil from.")
+    ] = None,
+    distillation_weight: Annotated[
+        float | None, typer.Option(help="Share of the teacher in the loss, 0 to 1.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the distillation.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of shuffling, augmentation, dropout.")] = None,
     evaluate_every: Annotated[
@@ -99,6 +110,8 @@ def _train(
         "clip_norm": clip_norm,
         "weights": weights,
         "freeze_epochs": freeze_epochs,
+        "distillation_weight": distillation_weight,
+        "temperature": temperature,
         "precision": precision,
         "seed": seed,
         "evaluate_every": evaluate_every,
@@ -107,6 +120,11 @@ def _train(
         "num_nodes": num_nodes,
         "strategy": strategy,
     }
+    if teacher is None and (distillation_weight is not None or temperature is not None):
+        raise UsageError(
+            "--distillation-weight and --temperature say how to learn from a teacher.",
+            hint="Name one with --teacher CHECKPOINT.",
+        )
     config = override(default_config(model), **fields)
     folder = out or Path("runs") / model.replace("/", "_").replace(":", "_")
     console = Console()
@@ -118,6 +136,7 @@ def _train(
             config=config,
             task=task,
             image_size=(image_size, image_size) if image_size else None,
+            teacher=teacher,
             progress=as_phase(progress, "training"),
         )
     if not done.result.main_process:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 import edgevision
 from edgevision.data import DataSplits, load_data
-from edgevision.errors import StorageError
+from edgevision.errors import ModelError, StorageError
 from edgevision.files import write_json
 from edgevision.models import create
-from edgevision.models.checkpoint import ModelCard, load_card, save_checkpoint
+from edgevision.models.checkpoint import ModelCard, load_card, load_checkpoint, save_checkpoint
+from edgevision.preprocessing import Preprocessing
 from edgevision.tasks import get_task
 from edgevision.train.config import TrainConfig, default_config
 from edgevision.train.loop import fit
@@ -41,6 +44,7 @@ def train(
     config: TrainConfig | None = None,
     task: str = "classification",
     image_size: tuple[int, int] | None = None,
+    teacher: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainedModel:
     """Train a network and write its checkpoint.
@@ -53,6 +57,7 @@ def train(
         config: default the one that suits the model.
         image_size: (height, width); default the checkpoint's where ``model`` is one, else the
             data's own.
+        teacher: checkpoint folder of a network to distil from, with the same labels and input.
         progress: called now and then with where the run stands.
 
     Raises:
@@ -78,7 +83,17 @@ def train(
         in_channels=preprocessing.channels,
         image_size=(preprocessing.height, preprocessing.width),
     )
-    result = fit(module, splits, preprocessing, the_task, config, folder=out, progress=progress)
+    guide = _load_teacher(teacher, splits, preprocessing) if teacher is not None else None
+    result = fit(
+        module,
+        splits,
+        preprocessing,
+        the_task,
+        config,
+        folder=out,
+        teacher=guide,
+        progress=progress,
+    )
     card = ModelCard(
         reference=reference,
         task=task,
@@ -92,6 +107,7 @@ def train(
             "train_fingerprint": splits.train.fingerprint(),
             "config": config.model_dump(mode="json", exclude={"weights"}),
             "precision": result.precision,
+            **({"teacher": str(teacher)} if teacher is not None else {}),
             "edgevision": edgevision.__version__,
         },
     )
@@ -99,3 +115,31 @@ def train(
         save_checkpoint(out, module, card)
         write_json(out / "history.json", result.history)
     return TrainedModel(out, card, result)
+
+
+def _load_teacher(folder: Path, splits: DataSplits, preprocessing: Preprocessing) -> nn.Module:
+    """The network to distil from.
+
+    Raises:
+        ModelError: no checkpoint, or one for other labels or another input than the student's.
+    """
+    module, card = load_checkpoint(folder)
+    if card.labels != splits.labels:
+        raise ModelError(
+            f"The teacher {folder} knows {_listed(card.labels)}, the data "
+            f"{_listed(splits.labels)}: classes must be the same in the same order.",
+            hint="Distil from a network that was trained on these classes.",
+        )
+    if card.as_preprocessing() != preprocessing:
+        raise ModelError(
+            f"The teacher {folder} takes another input than the network that is trained: "
+            f"{card.as_preprocessing()}, expected {preprocessing}.",
+            hint="Both see the same tensor: size, channels, mean and standard deviation must be "
+            "equal. Set --image-size to the teacher's, or train one on this data.",
+        )
+    return module
+
+
+def _listed(labels: tuple[str, ...]) -> str:
+    shown = ", ".join(labels[:3])
+    return f"{len(labels)} classes ({shown}{', ...' if len(labels) > 3 else ''})"

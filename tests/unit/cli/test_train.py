@@ -52,6 +52,30 @@ def test_a_checkpoint_is_trained_on_with_its_own_input(tmp_path: Path, image_fol
     assert other == replace(own, height=32, width=32)
 
 
+def test_a_teacher_is_learned_from(
+    tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--data", image_folder, "--epochs", 1, "--batch-size", 40, "--precision", "fp32")
+    assert train("plain-cnn", "--out", tmp_path / "big", *options) == 0
+    assert train("cifar-resnet8", "--out", tmp_path / "alone", *options) == 0
+    taught = ("--teacher", tmp_path / "big")
+    assert train("cifar-resnet8", "--out", tmp_path / "taught", *taught, *options) == 0
+    alone, taught_net = (load_checkpoint(tmp_path / name)[0] for name in ("alone", "taught"))
+    pairs = zip(alone.parameters(), taught_net.parameters(), strict=True)
+    assert any(not a.equal(b) for a, b in pairs)
+    assert load_checkpoint(tmp_path / "taught")[1].lineage["teacher"] == str(tmp_path / "big")
+    capsys.readouterr()
+    code = train("plain-cnn", "--out", tmp_path / "x", *taught, "--image-size", 48, *options)
+    assert code == 3
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "takes another input" in told
+    card = load_checkpoint(tmp_path / "big")[1].model_copy(update={"labels": ("x", "y", "z")})
+    save_checkpoint(tmp_path / "big", load_checkpoint(tmp_path / "big")[0], card)
+    assert train("plain-cnn", "--out", tmp_path / "x", *taught, *options) == 3
+    assert "3 classes (x, y, z)" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "x").exists()
+
+
 def test_places_that_cannot_be_written_are_told(
     tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +103,8 @@ def test_places_that_cannot_be_written_are_told(
         (["plain-cnn", "--epochs", "0"], 3, "epochs"),
         (["plain-cnn", "--schedule", "up"], 3, "one-cycle"),
         (["plain-cnn", "--weights", "start.pth"], 3, "is a pickle"),
+        (["plain-cnn", "--teacher", "nowhere"], 3, "is no checkpoint"),
+        (["plain-cnn", "--temperature", "2"], 2, "--teacher CHECKPOINT"),
         (["plain-cnn", "--epoch", "1", "--no-such"], 2, "No such option"),
     ],
 )
