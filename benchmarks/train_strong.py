@@ -2,8 +2,10 @@
 
     python benchmarks/train_strong.py --out runs/fastnet
 
-Accuracy is over all 10 000 test images, in FP32, without test-time augmentation, of the last
-weights: the test images choose nothing. Interrupted, run it again: it carries on.
+Two learning-rate cycles, the family's own recipe and a shorter one from there with stronger
+augmentation, and the mean of the two networks' weights (stochastic weight averaging).
+Accuracy is over all 10 000 test images, in FP32, without test-time augmentation; the test images
+choose nothing. Interrupted, run it again: it carries on.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,10 +24,22 @@ from edgevision.cli._progress import Phases
 from edgevision.data import load_data
 from edgevision.devices import this_machine
 from edgevision.files import write_json
-from edgevision.train import default_config
+from edgevision.train import default_config, override
+from edgevision.train.average import average_checkpoints
 from edgevision.train.job import train
 from edgevision.train.results import as_phase
 
+SECOND_CYCLE = {
+    "epochs": 7,
+    "muon_learning_rate": 0.012,
+    "learning_rate": 0.12,
+    "augment": {
+        "flip": "alternating",
+        "crop_padding": 4,
+        "erasing": 0.7,
+        "erasing_area": (0.05, 0.2),
+    },
+}
 RESULT = Path(__file__).parent / "results" / "train-strong-cifar10.json"
 
 
@@ -35,12 +50,13 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
 
-    config = default_config(arguments.model)
+    configs = [default_config(arguments.model)]
+    configs.append(override(configs[0], **SECOND_CYCLE))
     data = load_data("cifar10")
     machine = this_machine()
     facts = {
         "claim": f"{arguments.model} on CIFAR-10, all 10 000 test images, no test-time "
-        "augmentation, last weights",
+        "augmentation, mean of the weights of two cycles",
         "command": f"python benchmarks/train_strong.py --model {arguments.model} --out OUT",
         "machine": {
             "name": machine.name,
@@ -54,26 +70,43 @@ def main() -> None:
             **{name: version(name) for name in ("torch", "lightning", "numpy")},
         },
         "threads": torch.get_num_threads(),
-        "config": json.loads(config.model_dump_json()),
     }
+    cycles: list[dict[str, Any]] = []
+    model, done = arguments.model, None
     with Phases(Console()) as progress:
-        done = train(
-            arguments.model,
-            data,
-            out=arguments.out,
-            config=config,
-            progress=as_phase(progress, "training"),
-        )
+        for number, config in enumerate(configs, 1):
+            out = arguments.out / f"cycle{number}"
+            done = train(
+                model,
+                data,
+                out=out,
+                config=config,
+                progress=as_phase(progress, f"training, cycle {number}"),
+            )
+            model = str(out)
+            cycles.append(
+                {
+                    "accuracy": done.result.metrics,
+                    "wall_seconds": round(done.result.seconds, 1),
+                    "config": json.loads(config.model_dump_json()),
+                    "history": done.result.history,
+                }
+            )
+        assert done is not None
+        progress("averaging", 0, 1, "")
+        folders = [arguments.out / f"cycle{number}" for number in (1, 2)]
+        accuracy = average_checkpoints(folders, data, arguments.out)
+        progress("averaging", 1, 1, "")
     facts |= {
-        "accuracy": done.result.metrics,
-        "wall_seconds": round(done.result.seconds, 1),
+        "accuracy": accuracy,
+        "wall_seconds": round(sum(cycle["wall_seconds"] for cycle in cycles), 1),
         "precision": done.result.precision,
-        "history": done.result.history,
         "parameters": sum(p.numel() for p in done.result.module.parameters()),
+        "cycles": cycles,
     }
     arguments.result.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.result, facts)
-    print(f"{done.result.metrics} in {done.result.seconds:.0f} s; written to {arguments.result}")
+    print(f"{facts['accuracy']} in {facts['wall_seconds']:.0f} s; written to {arguments.result}")
 
 
 if __name__ == "__main__":
