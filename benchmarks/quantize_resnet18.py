@@ -88,6 +88,8 @@ def open_run(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # As the runtime opens sessions: idle workers of one would spin in the others' time.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     optimized = path.with_suffix(".optimized.onnx")
     options.optimized_model_filepath = str(optimized)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
