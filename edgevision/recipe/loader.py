@@ -96,13 +96,14 @@ def _fields(kind: Any, place: list[str]) -> list[str]:
 
 def _read(source: str | Path) -> dict[str, Any]:
     path = Path(source)
-    if not path.exists():
+    # A folder of a preset's name is no obstacle: the preset's own results may lie there.
+    if str(source) in preset_names() and not path.is_file():
         path = _PRESETS / f"{source}.yaml"
-        if Path(source).suffix or not path.exists():
-            raise RecipeError(
-                f"No recipe file at {source}.",
-                hint=f"Give a YAML file or a preset: {', '.join(preset_names())}.",
-            )
+    if not path.exists():
+        raise RecipeError(
+            f"No recipe file at {source}.",
+            hint=f"Give a YAML file or a preset: {', '.join(preset_names())}.",
+        )
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise RecipeError(f"{path} is not a file of at most 1 MiB, so it is not a recipe.")
     try:

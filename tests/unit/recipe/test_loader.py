@@ -74,6 +74,17 @@ def test_every_preset_is_valid(name: str) -> None:
     assert load_recipe(name, {}).model
 
 
+def test_a_folder_of_a_preset_s_name_is_no_obstacle_but_a_file_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert load_recipe("demo", {}).data == "fashion-mnist-mini"
+    (tmp_path / "demo").rmdir()
+    (tmp_path / "demo").write_text("model: a\ndata: b\n")
+    assert load_recipe("demo", {}).data == "b"
+
+
 def test_merge_leaves_its_arguments_alone() -> None:
     base = {"a": {"b": 1}}
     assert merge(base, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
