@@ -153,6 +153,7 @@ def main() -> int:
             result = {
                 "claim": "peak memory of calibration at 1024 images is at most 1.2 times that at "
                 "64, ResNet-18 at 224",
+                "command": "python benchmarks/calibration_memory.py",
                 "cases": figures,
                 "ratio_1024_to_64": {
                     method: round(

@@ -1,7 +1,7 @@
 """Compress a network on CIFAR-10 for this machine's CPU and write what was proven.
 
     python benchmarks/compress_cifar10.py cifar-resnet20 --name resnet20
-    python benchmarks/compress_cifar10.py runs/fastnet --name fastnet --prune-macs 0.4
+    python benchmarks/compress_cifar10.py runs/fastnet --name fastnet
 
 The first is `edgevision compress cifar-resnet20 --data cifar10 --target cpu
 --max-accuracy-drop 0.5`, training included; the second takes the checkpoint of train_strong.py.

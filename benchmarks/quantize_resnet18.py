@@ -136,6 +136,8 @@ def main() -> int:
     result = {
         "claim": "ResNet-18 at 224: x86-vnni at least 2.0 times FP32, at most 1.05 times the time "
         "of NNCF's graph; tensorrt with every Conv and Gemm in INT8",
+        "command": "python benchmarks/quantize_resnet18.py --nncf-python PYTHON "
+        f"--rounds {arguments.rounds}",
         "threads": arguments.threads,
         "batch": 1,
         "peers": versions,

@@ -144,7 +144,12 @@ def main() -> None:
             f"({100 * float(str(row['overhead_share'])):.2f} %), allowed {row['allowed_us']} µs: "
             f"{'holds' if row['holds'] else 'FAILS'}"
         )
-    RESULT.write_text(json.dumps({"claim": __doc__.splitlines()[0], "results": results}, indent=1))
+    facts = {
+        "claim": __doc__.splitlines()[0],
+        "command": f"python benchmarks/runtime_overhead.py --seconds {arguments.seconds:g}",
+        "results": results,
+    }
+    RESULT.write_text(json.dumps(facts, indent=1))
 
 
 if __name__ == "__main__":
