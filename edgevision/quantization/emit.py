@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from edgevision.files import sha256_file
 from edgevision.quantization.equivalence import check_equivalent
 from edgevision.quantization.insertion import insert_qdq
 from edgevision.quantization.lint import Finding, lint_model
-from edgevision.quantization.placement import place
+from edgevision.quantization.placement import NOTHING, node_name, place
 from edgevision.quantization.rules.base import Plan, Refusal
 from edgevision.quantization.schemes import get_scheme
 from edgevision.quantization.table import CalibrationTable
@@ -55,7 +56,14 @@ class EmitReport:
         return dict(Counter(node.asked for node in self.nodes))
 
 
-def emit(onnx_path: Path, table: CalibrationTable, scheme: str, output: Path) -> EmitReport:
+def emit(
+    onnx_path: Path,
+    table: CalibrationTable,
+    scheme: str,
+    output: Path,
+    *,
+    keep_float: Mapping[str, str] = NOTHING,
+) -> EmitReport:
     """Quantize the float model at ``onnx_path`` in the manner of ``scheme``.
 
     The graph written is linted, and proven to be the float graph again once its Q/DQ pairs are
@@ -66,6 +74,7 @@ def emit(onnx_path: Path, table: CalibrationTable, scheme: str, output: Path) ->
         table: of that model, by whatever method.
         scheme: name of a scheme.
         output: the file to write, whole or not at all.
+        keep_float: nodes that stay in float, by name, each with why.
 
     Raises:
         ModelError: the table belongs to another model, the opset is below 13, or nothing in the
@@ -85,7 +94,7 @@ def emit(onnx_path: Path, table: CalibrationTable, scheme: str, output: Path) ->
             f"{onnx_path}: quantizing wants opset {MIN_OPSET} or later, it has {opset_of(model)}.",
             hint="Export it again with opset 18.",
         )
-    plan = place(model, chosen)
+    plan = place(model, chosen, keep_float)
     nodes = _node_precisions(model, plan)
     if not any(node.asked == "int8" for node in nodes):
         reasons = "; ".join(sorted({node.reason for node in nodes if node.reason})[:3])
@@ -106,5 +115,5 @@ def _node_precisions(model: onnx.ModelProto, plan: Plan) -> tuple[NodePrecision,
         outcome = plan.outcomes[position]
         asked = "float" if isinstance(outcome, Refusal) else outcome.value
         reason = outcome.reason if isinstance(outcome, Refusal) else ""
-        nodes.append(NodePrecision(node.name or node.output[0], node.op_type, asked, reason))
+        nodes.append(NodePrecision(node_name(node), node.op_type, asked, reason))
     return tuple(nodes)

@@ -13,7 +13,7 @@ def without_qdq(quantized: onnx.ModelProto, original: onnx.ModelProto) -> onnx.M
     """Take all Q/DQ pairs out of ``quantized``.
 
     Integer constants cannot be turned back into the floats they came from, so where a node reads
-    one, the constant that the same node of ``original`` reads takes its place.
+    one, or a corrected bias, the constant that the same node of ``original`` reads takes its place.
     """
     graph = Graph(quantized)
     sources: dict[str, str] = {}  # behind a Q/DQ pair → in front of it; "" for a constant
@@ -27,9 +27,12 @@ def without_qdq(quantized: onnx.ModelProto, original: onnx.ModelProto) -> onnx.M
     bare.CopyFrom(quantized)
     del bare.graph.node[:], bare.graph.initializer[:]
     bare.graph.node.extend(node for node in graph.nodes if node.op_type not in QDQ)
+    known = {tensor.name for tensor in original.graph.initializer}
     for node, before in zip(bare.graph.node, original.graph.node, strict=True):
         for slot, name in enumerate(node.input):
-            source = sources.get(name, name) or before.input[slot]
+            own = name in graph.initializers and name not in known  # a corrected bias
+            source = "" if own else sources.get(name, name)
+            source = source or before.input[slot]
             node.input[slot] = leaving.get(source, source)
         for slot, name in enumerate(node.output):
             node.output[slot] = leaving.get(name, name)

@@ -26,6 +26,7 @@ from edgevision.quantization.table import CalibrationTable
 QUANTIZED = "_quantized"
 DEQUANTIZED = "_dequantized"
 FLOAT = "_float"
+CORRECTED = "_corrected"
 
 
 def insert_qdq(
@@ -53,6 +54,7 @@ class _Insertion:
         self.plan = plan
         self.table = table
         self.scheme = scheme
+        self.corrections = table.corrections.get(scheme.name, {})
         self.params: dict[str, QuantParams] = {}
         self.behind: dict[str, list[onnx.NodeProto]] = {}  # by the float tensor they quantize
         self.in_front: dict[int, list[onnx.NodeProto]] = {}  # by position of the node
@@ -125,7 +127,15 @@ class _Insertion:
             bias = self.original.constant(self.original.nodes[position].input[bias_slot])
             factor = self.original.nodes[position].input[1 - slot]
             input_scale = self._activation_params(factor).scale
-        params = weight_params(weight, axis, self.scheme, input_scale=input_scale, bias=bias)
+            bias = self._corrected(position, bias)
+        params = weight_params(
+            weight,
+            axis,
+            self.scheme,
+            input_scale=input_scale,
+            bias=bias,
+            learned=self.table.weight_scales.get(name),
+        )
         key = (name, axis, params.scale.tobytes())
         if key not in self.weights:
             same = sum(1 for stored in self.weights if stored[0] == name)
@@ -135,6 +145,25 @@ class _Insertion:
         self.nodes[position].input[slot] = self.weights[key]
         if bias_slot is not None and bias is not None and input_scale is not None:
             self._bias(position, bias_slot, bias, input_scale * params.scale)
+        elif bias_slot is None:
+            self._correct_float_bias(position)
+
+    def _corrected(self, position: int, bias: Any) -> Any:
+        """``bias`` of a layer with what bias correction adds to it."""
+        if bias is None:
+            return None
+        added = self.corrections.get(self.original.nodes[position].output[0])
+        return bias if added is None else (bias + added).astype(np.float32)
+
+    def _correct_float_bias(self, position: int) -> None:
+        node = self.original.nodes[position]
+        if node.output[0] not in self.corrections or len(node.input) < 3 or not node.input[2]:
+            return
+        bias = self._corrected(position, self.original.constant(node.input[2]))
+        if bias is not None:
+            name = f"{node.input[2]}{CORRECTED}_of_{node.output[0]}"
+            set_initializer(self.model, name, bias)
+            self.nodes[position].input[2] = name
 
     def _bias(
         self,

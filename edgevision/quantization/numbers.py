@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgevision.errors import ModelError
 from edgevision.quantization.schemes import Scheme
 from edgevision.quantization.table import TensorRange
 
@@ -45,15 +46,21 @@ def weight_params(
     *,
     input_scale: npt.NDArray[np.float32] | None = None,
     bias: npt.NDArray[np.float32] | None = None,
+    learned: npt.NDArray[np.float32] | None = None,
 ) -> QuantParams:
     """Symmetric scales of a weight tensor, one for each position on ``axis``.
+
+    ``learned`` scales, of the same shape, are taken instead of what the largest weights ask for.
 
     With an int32 ``bias`` on ``input_scale``, a channel whose weights are too small for its bias
     to fit gets a larger scale; its weights hardly count beside that bias anyway.
     """
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
     peak = np.abs(weight.astype(np.float64)).max(axis=others)
-    scale = np.maximum(peak / scheme.weight.limit, _SMALLEST_SCALE)
+    wanted = peak / scheme.weight.limit if learned is None else learned.astype(np.float64)
+    if wanted.shape != peak.shape:
+        raise ModelError(f"Learned weight scales have shape {wanted.shape}, not {peak.shape}.")
+    scale = np.maximum(wanted, _SMALLEST_SCALE)
     if bias is not None and input_scale is not None:
         needed = np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * float(input_scale))
         scale = np.maximum(scale, needed if axis is not None else needed.max())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import onnx
 from onnx import TensorProto
 
@@ -14,11 +17,17 @@ from edgevision.quantization.schemes import Scheme
 _SMALL = 4096  # bytes; shapes and axes, whose values inference needs, are far smaller
 
 
-def place(model: onnx.ModelProto, scheme: Scheme) -> Plan:
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def place(model: onnx.ModelProto, scheme: Scheme, keep_float: Mapping[str, str] = NOTHING) -> Plan:
     """Plan the Q/DQ pairs of ``scheme`` for the float ``model``; the model is not changed.
 
     Nodes are visited in the graph's (topological) order, so a rule may look at what was decided
     for those before it.
+
+    Args:
+        keep_float: nodes that no rule is asked about, by name (``node_name``), each with why.
 
     Raises:
         ModelError: shapes and types of the graph contradict each other.
@@ -27,7 +36,10 @@ def place(model: onnx.ModelProto, scheme: Scheme) -> Plan:
     placer = Placer(graph, scheme, float32_tensors(model))
     for position, node in enumerate(graph.nodes):
         rule = scheme.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if rule is None:
+        kept = keep_float.get(node_name(node))
+        if kept is not None:
+            placer.plan.outcomes[position] = Refusal(kept)
+        elif rule is None:
             reason = scheme.float_reasons.get(
                 node.op_type, f"scheme '{scheme.name}' has no rule for {node.op_type}"
             )
@@ -35,6 +47,11 @@ def place(model: onnx.ModelProto, scheme: Scheme) -> Plan:
         else:
             placer.plan.outcomes[position] = RULES.get(rule)(node, placer)
     return placer.plan
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """What reports call ``node``: its name, or that of its first output where it has none."""
+    return str(node.name or node.output[0])
 
 
 def float32_tensors(model: onnx.ModelProto) -> set[str]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgevision.errors import ModelError, StorageError
 from edgevision.files import canonical_json, write_atomic
 from edgevision.quantization.histogram import HALF, Histogram
 
 VERSION = 1
+
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class CalibrationTable:
         onnx_sha256: of the float model that was calibrated.
         calibration_digest: of the calibration set's manifest, empty where none was given.
         tensors: by tensor name.
+        weight_scales: scales that were learned for weights, (C,) or 0-d, by weight tensor; those
+            of other weights follow from their largest absolute value.
+        corrections: scheme → output of a layer → (C,) what to add to the layer's bias.
     """
 
     method: str
@@ -57,21 +63,25 @@ class CalibrationTable:
     onnx_sha256: str
     calibration_digest: str
     tensors: Mapping[str, TensorRange]
+    weight_scales: Mapping[str, Float32] = field(default_factory=dict)
+    corrections: Mapping[str, Mapping[str, Float32]] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same table gives the same bytes."""
-        tensors = {name: _range_to_json(value) for name, value in self.tensors.items()}
-        return canonical_json(
-            {
-                "version": VERSION,
-                "method": self.method,
-                "settings": dict(self.settings),
-                "images": self.images,
-                "onnx_sha256": self.onnx_sha256,
-                "calibration_digest": self.calibration_digest,
-                "tensors": tensors,
-            }
-        )
+        values: dict[str, Any] = {
+            "version": VERSION,
+            "method": self.method,
+            "settings": dict(self.settings),
+            "images": self.images,
+            "onnx_sha256": self.onnx_sha256,
+            "calibration_digest": self.calibration_digest,
+            "tensors": {name: _range_to_json(value) for name, value in self.tensors.items()},
+        }
+        if self.weight_scales:
+            values["weight_scales"] = _arrays_to_json(self.weight_scales)
+        if self.corrections:
+            values["corrections"] = {k: _arrays_to_json(v) for k, v in self.corrections.items()}
+        return canonical_json(values)
 
     def save(self, path: Path) -> None:
         """Write the table as JSON, whole or not at all.
@@ -111,9 +121,35 @@ class CalibrationTable:
                 onnx_sha256=str(raw["onnx_sha256"]),
                 calibration_digest=str(raw["calibration_digest"]),
                 tensors=tensors,
+                weight_scales=_arrays_from_json(raw.get("weight_scales", {})),
+                corrections={
+                    str(scheme): _arrays_from_json(arrays)
+                    for scheme, arrays in raw.get("corrections", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"{path}: damaged calibration table: {error!r}") from error
+
+
+def _arrays_to_json(arrays: Mapping[str, Float32]) -> dict[str, str | float]:
+    """As text, one string an array; a float32 is exact with nine digits. 0-d: a number."""
+    return {
+        name: " ".join(f"{x:.9g}" for x in array.tolist()) if array.ndim else float(array)
+        for name, array in arrays.items()
+    }
+
+
+def _arrays_from_json(raw: Mapping[str, str | float]) -> dict[str, Float32]:
+    arrays = {
+        str(name): np.array(
+            [float(x) for x in value.split()] if isinstance(value, str) else value, np.float32
+        )
+        for name, value in raw.items()
+    }
+    bad = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+    if bad is not None:
+        raise ValueError(f"'{bad}': numbers must be finite")
+    return arrays
 
 
 def _range_to_json(value: TensorRange) -> dict[str, Any]:
