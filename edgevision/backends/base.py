@@ -163,6 +163,7 @@ class Backend(ABC):
     name: ClassVar[str]
     artifact_suffix: ClassVar[str]  # of the file that ``build`` writes, e.g. ".engine"
     source: ClassVar[str] = "an ONNX file"  # what ``build`` takes, in words
+    times_layers: ClassVar[bool] = False  # runs ONNX graphs whose kernels can be timed one by one
     install: ClassVar[str | None] = None  # how to get the SDK, the hint where it is missing
 
     @abstractmethod

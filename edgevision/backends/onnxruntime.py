@@ -40,6 +40,7 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     artifact_suffix = ".onnx"
+    times_layers = True
     install = "Install it with: pip install edgevision"
 
     def is_available(self) -> Availability:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgevision.pipeline.job import Job
 
@@ -22,14 +23,27 @@ class Graph:
 
 
 def graphs(job: Job) -> list[Graph]:
-    """INT8 by scheme, then the pruned float network; at least one is wanted."""
+    """INT8 by scheme, the part-float graph, the pruned float network; at least one is wanted."""
     found = []
     if "quantize" in job.results:
         folder = job.done("quantize").folder
         for path in sorted(folder.glob("model.int8.*.onnx")):
             scheme = path.name.removeprefix("model.int8.").removesuffix(".onnx")
             found.append(Graph(path.name, path, "int8", scheme, scheme == job.target.scheme))
+    if "regions" in job.results:
+        for path in job.done("regions").folder.glob("model.mixed.*.onnx"):
+            found.append(Graph(path.name, path, "mixed", job.target.scheme, True))
     pruned = job.done("export").path("model.pruned.fp32.onnx")
     if pruned.exists():
         found.append(Graph(pruned.name, pruned, "fp32", None, True))
     return found
+
+
+def emission(job: Job, graph: Graph) -> dict[str, Any]:
+    """What emitting ``graph`` told, as in the quantize stage's ``emit.json``; empty for float."""
+    if graph.scheme is None:
+        return {}
+    mixed = graph.precision == "mixed"
+    stage = job.done("regions" if mixed else "quantize")
+    told: dict[str, Any] = stage.json("regions.json" if mixed else "emit.json")[graph.scheme]
+    return told

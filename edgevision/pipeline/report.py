@@ -19,7 +19,7 @@ from edgevision.benchmark.report_schema import (
 )
 from edgevision.bundle import AccuracyVerdict, LatencyVerdict, Verdict
 from edgevision.pipeline.assemble import lineage
-from edgevision.pipeline.candidates import BASELINE, graphs
+from edgevision.pipeline.candidates import BASELINE, emission, graphs
 from edgevision.pipeline.job import Job
 
 # ONNX Runtime's fusions append this to a node's name.
@@ -93,7 +93,7 @@ def build_report(job: Job) -> Report:
         latency=ComparisonSection.model_validate(comparison) if comparison else None,
         layers=_layers(job, shipped),
         pruning=_pruning(job),
-        quantization=_quantization(job) if quantized else None,
+        quantization=_quantization(job, shipped) if quantized else None,
         sizes=tuple(
             SizeRow(name=r["name"], bytes=r["size"], role=_role(r["name"], shipped))
             for r in figures["rows"]
@@ -145,9 +145,7 @@ def _layers(job: Job, shipped: str) -> tuple[LayerRow, ...]:
         return ()
     built = job.done("build").json("artifacts.json")
     graph = next(g for g in graphs(job) if g.file == shipped)
-    asked = {}
-    if graph.scheme is not None:
-        asked = job.done("quantize").json("emit.json")[graph.scheme]["asked"]
+    asked = emission(job, graph).get("asked", {})
     return tuple(
         LayerRow(
             name=layer["name"],
@@ -179,15 +177,17 @@ def _calibration_images(job: Job) -> int | None:
     return count
 
 
-def _quantization(job: Job) -> QuantizationSection | None:
+def _quantization(job: Job, shipped: str) -> QuantizationSection | None:
     assert job.recipe.quantize is not None
     scheme = job.target.scheme
-    reports = job.done("quantize").json("emit.json")
-    if scheme is None or scheme not in reports:
+    told = {graph.file: emission(job, graph) for graph in graphs(job) if graph.wanted}
+    # Where the float network ships, what INT8 would have been is still told.
+    report = told.get(shipped) or next((value for value in told.values() if value), None)
+    if scheme is None or report is None:
         return None
     return QuantizationSection(
         scheme=scheme,
         method=job.recipe.quantize.method,
         facts={"calibration images": _calibration_images(job)},
-        left_in_float=reports[scheme]["left_in_float"],
+        left_in_float=report["left_in_float"],
     )

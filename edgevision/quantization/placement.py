@@ -56,12 +56,21 @@ def node_name(node: onnx.NodeProto) -> str:
 
 def float32_tensors(model: onnx.ModelProto) -> set[str]:
     """Names of all activations that shape inference finds to be float32."""
+    values = infer_shapes(model)
+    return {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def infer_shapes(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Type and, where it can be told, shape of every activation and of large constants.
+
+    Raises:
+        ModelError: shapes and types of the graph contradict each other.
+    """
     try:
         inferred = onnx.shape_inference.infer_shapes(_without_weights(model))
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"Shape inference fails: {error}") from error
-    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
-    return {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -37,10 +37,13 @@ class QuantizeSection(_Section):
     Attributes:
         method: how the calibrator turns what it saw into ranges.
         images: size of the calibration set, drawn class-balanced from the training split.
+        regions: leave in float what INT8 makes slower, by times measured on the target, where this
+            machine is one. What is chosen depends on those times.
     """
 
     method: str = "percentile"
     images: int = Field(default=512, ge=1, le=100_000)
+    regions: bool = True
 
 
 class VerifySection(_Section):

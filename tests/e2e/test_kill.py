@@ -28,7 +28,8 @@ def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
 @pytest.mark.timeout(3000)
 def test_twenty_kills_change_nothing_but_the_times(tmp_path: Path, image_folder: Path) -> None:
     """Five runs, each killed at four random moments and then left to finish."""
-    recipe = write_recipe(tmp_path, image_folder)
+    # Regions are chosen by measured times, which differ from run to run.
+    recipe = write_recipe(tmp_path, image_folder, quantize={"images": 32, "regions": False})
     begin = time.monotonic()
     whole = start(recipe, tmp_path / "whole")
     _, told = whole.communicate()

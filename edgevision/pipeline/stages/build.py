@@ -27,6 +27,7 @@ class Build(Stage[Job]):
         return {
             "export": job.key("export"),
             "quantize": job.key("quantize"),
+            "regions": job.key("regions"),
             "scheme": job.target.scheme,
             "backend": job.target.backend,
             "sdk": get_backend(job.target.backend).is_available().reason,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
+
+if TYPE_CHECKING:
+    from edgevision.quantization import EmitReport
 
 BATCH = 32
 
@@ -63,13 +66,18 @@ class Quantize(Stage[Job]):
                     raise
                 reports[scheme] = {"refused": error.message}
                 continue
-            reports[scheme] = {
-                "asked": {node.name: node.asked for node in report.nodes},
-                "left_in_float": {n.name: n.reason for n in report.nodes if n.asked == "float"},
-                "findings": [asdict(finding) for finding in report.findings],
-            }
+            reports[scheme] = emitted(report)
         job.progress("emitting Q/DQ", len(reports), len(reports), "")
         write_json(work / "emit.json", reports)
+
+
+def emitted(report: EmitReport) -> dict[str, Any]:
+    """What reports show of an emission, as plain values."""
+    return {
+        "asked": {node.name: node.asked for node in report.nodes},
+        "left_in_float": {n.name: n.reason for n in report.nodes if n.asked == "float"},
+        "findings": [asdict(finding) for finding in report.findings],
+    }
 
 
 def float_graph(job: Job) -> Path:
