@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -27,8 +26,7 @@ import onnx
 import onnxruntime
 import torch
 import torchvision
-from onnxruntime.quantization import CalibrationDataReader, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from peers.static import peer_graphs
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import BuildOptions
@@ -40,14 +38,6 @@ from edgevision.types import TensorSpec
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (3, 224, 224)
-
-
-class Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, name: str, images: npt.NDArray[np.float32]) -> None:
-        self.feeds = iter([{name: image[None]} for image in images])
-
-    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
-        return next(self.feeds, None)
 
 
 def make_graphs(
@@ -66,19 +56,8 @@ def make_graphs(
         graphs[f"ours {scheme}"] = folder / f"{scheme}.onnx"
         emit(fp32, table, scheme, graphs[f"ours {scheme}"])
 
-    prepared = folder / "prepared.onnx"
-    quant_pre_process(str(fp32), str(prepared))
-    graphs["quantize_static"] = folder / "quantize_static.onnx"
-    quantize_static(str(prepared), str(graphs["quantize_static"]), Reader("image", images))
-    versions = {"onnxruntime": onnxruntime.__version__}
-    if nncf_python is not None:
-        np.save(folder / "images.npy", images)
-        graphs["nncf"] = folder / "nncf.onnx"
-        script = HERE / "peers" / "nncf_graph.py"
-        command = [nncf_python, script, fp32, folder / "images.npy", graphs["nncf"]]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        versions["nncf"] = done.stdout.strip().splitlines()[-1]
-    return graphs, versions
+    peers, versions = peer_graphs(fp32, images, folder, nncf_python)
+    return {**graphs, **peers}, versions
 
 
 def open_run(

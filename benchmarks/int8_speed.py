@@ -1,0 +1,177 @@
+"""Speed of INT8 on a CPU, eight networks: ours, FP32, ONNX Runtime's own tool and NNCF.
+
+    python benchmarks/int8_speed.py --nncf-python nncf-env/bin/python [--networks resnet18 …]
+
+Random weights at 224 by 224, batch 1 and 8, on ONNX Runtime and, where `openvino` imports, on
+OpenVINO: everything in one interleaved run for each network and batch. Ours is what `compress`
+would ship: INT8 throughout, or the division into INT8 and float that was the fastest when measured
+at batch 1. Networks done are kept in the result, so an interrupted run carries on; --again starts
+over. Writes results/int8_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from peers.static import peer_graphs
+
+from edgevision.backends import get_backend
+from edgevision.backends.base import Artifact
+from edgevision.benchmark import BenchConfig, compare
+from edgevision.devices import environment
+from edgevision.export import export_onnx
+from edgevision.files import write_json
+from edgevision.pipeline.divide import find_division
+from edgevision.quantization import calibrate, emit
+from edgevision.types import TensorSpec
+
+HERE = Path(__file__).resolve().parent
+SHAPE = (3, 224, 224)
+NETWORKS = (
+    "resnet18",
+    "resnet50",
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "efficientnet_lite0",
+    "efficientnet_b0",
+    "convnext_atto",
+    "deit_tiny_patch16_224",
+)
+SCHEME = "x86-vnni"
+Run = Callable[[], object]
+
+
+def make_graphs(
+    name: str, folder: Path, threads: int, nncf_python: str | None
+) -> tuple[dict[str, Path], list[dict[str, Any]], dict[str, str]]:
+    """Graph files by name, what was tried for ours, and versions of the peers."""
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=1000).eval()
+    images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
+    fp32 = folder / "fp32.onnx"
+    spec = TensorSpec("image", ("batch", *SHAPE))
+    export_onnx(module, fp32, input_spec=spec, output_names=["logits"])
+    table = calibrate(fp32, [images], method="percentile")
+    graphs = {"fp32": fp32, "ours": folder / "ours.onnx", "ours openvino": folder / "openvino.onnx"}
+    emit(fp32, table, SCHEME, graphs["ours"])
+    emit(fp32, table, "openvino", graphs["ours openvino"])
+    backend = get_backend("onnxruntime")
+    feeds = {"image": images[:1]}
+    found = find_division(
+        fp32, graphs["ours"], table, SCHEME, backend, feeds, folder, threads=threads
+    )
+    if found.path is not None:
+        graphs["ours"] = found.path
+    elif found.tried:
+        best = min(found.tried, key=lambda row: row["latency_p50_ms"])
+        if best["name"] == "float":
+            graphs["ours"] = fp32  # INT8 pays nowhere: compress says so with exit code 5
+    peers, versions = peer_graphs(fp32, images, folder, nncf_python)
+    return {**graphs, **peers}, list(found.tried), versions
+
+
+def openvino_run(path: Path, images: npt.NDArray[np.float32], threads: int) -> Run:
+    """A call of OpenVINO on ``path``, compiled for this shape and lowest latency."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    model.reshape(list(images.shape))
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    return lambda: request.infer({0: images})
+
+
+def measure(
+    graphs: dict[str, Path], batch: int, threads: int, seconds: float
+) -> dict[str, dict[str, float]]:
+    """Every graph on its runtimes, interleaved; times and ratios to ONNX Runtime FP32."""
+    images = np.random.default_rng(1).normal(size=(batch, *SHAPE)).astype(np.float32)
+    backend = get_backend("onnxruntime")
+    runs: dict[str, Run] = {}
+    runners = []
+    for name, path in graphs.items():
+        if name == "ours openvino":
+            continue
+        runner = backend.open(Artifact("onnxruntime", path), threads=threads)
+        runners.append(runner)
+        runs[f"ORT {name}"] = lambda runner=runner: runner.infer({"image": images})  # type: ignore[misc]
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        for name, path in graphs.items():
+            if name != "ours":
+                runs[f"OV {name}"] = openvino_run(path, images, threads)
+    config = BenchConfig(seconds=seconds, min_rounds=20, images_per_call=batch)
+    comparison = compare(runs, baseline="ORT fp32", config=config)
+    for runner in runners:
+        runner.close()
+    rows = {}
+    for name, stats in comparison.runs.items():
+        rows[name] = {"p50_ms": stats.latency_p50_ms, "min_ms": stats.latency_min_ms}
+        if name in comparison.ratios:
+            ratio = comparison.ratios[name]
+            rows[name] |= {"times_fp32": ratio.value, "low": ratio.low, "high": ratio.high}
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--nncf-python", help="Python of an environment with NNCF")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=40, help="of each interleaved run")
+    parser.add_argument("--again", action="store_true", help="measure every network anew")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "int8_speed.json")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"networks": {}}
+    if arguments.output.exists() and not arguments.again:
+        result = json.loads(arguments.output.read_text())
+    result |= {
+        "claim": "never slower than FP32; no slower than the best peer (1.03); ResNet-50 at least "
+        "3 times FP32, MobileNetV3 and EfficientNet-B0 at least 1.2 times",
+        "command": "python benchmarks/int8_speed.py --nncf-python PYTHON",
+        "threads": arguments.threads,
+    }
+    for name in arguments.networks:
+        if name in result["networks"]:
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            graphs, tried, versions = make_graphs(
+                name, Path(temporary), arguments.threads, arguments.nncf_python
+            )
+            row: dict[str, Any] = {"tried": tried, "peers": versions}
+            for batch in arguments.batches:
+                row[f"batch {batch}"] = measure(graphs, batch, arguments.threads, arguments.seconds)
+        row["environment"] = environment()
+        result["networks"][name] = row
+        write_json(arguments.output, result)
+        show(name, row)
+    return 0
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    """One line a graph, times FP32 by median and by minimum."""
+    for key in [key for key in row if key.startswith("batch")]:
+        base = row[key]["ORT fp32"]
+        for graph, times in row[key].items():
+            by_median = base["p50_ms"] / times["p50_ms"]
+            by_minimum = base["min_ms"] / times["min_ms"]
+            print(f"{name:24s} {key} {graph:22s} {by_median:5.2f} ({by_minimum:.2f})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The fastest division of a network into INT8 and float: several are emitted and measured whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from edgevision.backends.base import Artifact, Backend
+
+if TYPE_CHECKING:
+    from edgevision.benchmark import Comparison
+    from edgevision.quantization import CalibrationTable, EmitReport
+
+SECONDS = 8.0
+# A division must beat INT8 throughout by this much: less may be this run's luck.
+WORTH = 1.02
+FLOAT, INT8 = "float", "int8"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was tried and taken.
+
+    Attributes:
+        path: the fastest division's graph, None where INT8 throughout is as fast, or float faster.
+        report: of its emission.
+        tried: a row for each graph measured: name, ``latency_p50_ms``, ``latency_min_ms``, and how
+            many nodes are on integers.
+    """
+
+    path: Path | None
+    report: EmitReport | None
+    tried: tuple[dict[str, Any], ...]
+
+
+def find_division(
+    float_path: Path,
+    int8_path: Path,
+    table: CalibrationTable,
+    scheme: str,
+    backend: Backend,
+    feeds: Mapping[str, npt.NDArray[Any]],
+    folder: Path,
+    *,
+    threads: int | None = None,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> Found:
+    """Emit every division worth trying into ``folder``, measure them, take the fastest.
+
+    Args:
+        int8_path: ``float_path`` emitted by ``scheme`` throughout.
+        backend: one whose kernels can be timed (``times_layers``).
+        feeds: the input that is timed, by name.
+        threads: of the backend, None for its own choice.
+        seconds: at most this long is measured.
+        progress: called with (phase, done, total).
+
+    Raises:
+        ModelError: the backend cannot run one of the graphs.
+    """
+    from edgevision.quantization import emit
+    from edgevision.quantization.mixed import divisions
+
+    progress("timing layers", 0, 1)
+    found = divisions(float_path, int8_path, scheme, feeds, threads=threads)
+    progress("timing layers", 1, 1)
+    if not found:
+        return Found(None, None, ())
+    paths, reports = {FLOAT: float_path, INT8: int8_path}, {}
+    for number, division in enumerate(found):
+        progress("emitting divisions", number, len(found))
+        path = folder / f"division-{number}.onnx"
+        reports[path.stem] = emit(float_path, table, scheme, path, keep_float=division.keep_float)
+        paths[path.stem] = path
+    progress("emitting divisions", len(found), len(found))
+    comparison = _measure(paths, backend, feeds, threads, seed, seconds, progress)
+    chosen = fastest(comparison)
+    tried = tuple(
+        {
+            "name": name,
+            "latency_p50_ms": stats.latency_p50_ms,
+            "latency_min_ms": stats.latency_min_ms,
+            "int8_nodes": reports[name].counts().get("int8", 0) if name in reports else None,
+        }
+        for name, stats in comparison.runs.items()
+    )
+    if chosen is None:
+        return Found(None, None, tried)
+    return Found(paths[chosen], reports[chosen], tried)
+
+
+def fastest(comparison: Comparison) -> str | None:
+    """The fastest division, None where INT8 throughout is as fast or float faster than all."""
+    best = min(comparison.runs, key=lambda name: comparison.runs[name].latency_p50_ms)
+    if best in (FLOAT, INT8):
+        return None
+    ratio = comparison.ratios[best]
+    return best if ratio.value >= WORTH and ratio.low > 1.0 else None
+
+
+def _measure(
+    paths: Mapping[str, Path],
+    backend: Backend,
+    feeds: Mapping[str, npt.NDArray[Any]],
+    threads: int | None,
+    seed: int,
+    seconds: float,
+    progress: Callable[[str, int, int], None],
+) -> Comparison:
+    from edgevision.benchmark import BenchConfig, compare
+
+    with ExitStack() as stack:
+        runs: dict[str, Callable[[], object]] = {}
+        for name, path in paths.items():
+            artifact = Artifact(backend.name, path)
+            runner = stack.enter_context(backend.open(artifact, threads=threads))
+            runs[name] = partial(runner.infer, feeds)
+        return compare(
+            runs,
+            baseline=INT8,
+            config=BenchConfig(seconds=seconds, seed=seed),
+            progress=lambda phase, share: progress(f"divisions: {phase}", round(share * 100), 100),
+        )
