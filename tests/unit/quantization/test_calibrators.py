@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -64,7 +65,8 @@ class TestEveryCalibrator:
             observers[random.integers(3)].observe(images[index].reshape(1, -1, 1))
         merged = CALIBRATORS.get(method)()
         for observer in observers:
-            merged.merge(observer)
+            # As it comes back from another process.
+            merged.merge(pickle.loads(pickle.dumps(observer)))
         assert _equal(merged.result(), whole)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
