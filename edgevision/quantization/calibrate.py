@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,72 +11,80 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edgevision.devices.local import usable_cores
 from edgevision.errors import DataError, ModelError, UsageError
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx
 from edgevision.files import sha256_file
-from edgevision.quantization.calibrators import CALIBRATORS, Observer
+from edgevision.quantization.calibrators import CALIBRATORS
+from edgevision.quantization.observation import Feeds, Probe, observe, open_lanes
 from edgevision.quantization.placement import place
 from edgevision.quantization.schemes import get_scheme, scheme_names
 from edgevision.quantization.table import CalibrationTable
 
-Float32 = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+Batch = Array | Mapping[str, Array]
 
 
 def calibrate(
     onnx_path: Path,
-    batches: Iterable[Float32],
+    batches: Iterable[Batch],
     *,
     method: str = "percentile",
     calibration_digest: str = "",
     threads: int | None = None,
+    processes: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> CalibrationTable:
     """Observe the activations of a float model on calibration images.
 
     Every tensor that any scheme quantizes is observed, so one table serves them all. The images
-    go through ONNX Runtime one at a time however they are batched: the table depends on the
-    images alone, not on batch size, order or split, and memory not on their number.
+    go through ONNX Runtime one at a time, each on one thread, however they are batched and
+    whoever takes them: the table depends on the images alone, bit for bit, not on batch size,
+    order, threads or processes, and memory not on their number.
 
     Args:
-        onnx_path: float ONNX file with one input, float32.
-        batches: (N, C, H, W) float32 arrays, preprocessed as for the network.
+        onnx_path: float ONNX file. Its batch axis is dynamic or 1; other axes may be dynamic too.
+        batches: (N, C, H, W) float32 arrays, preprocessed as for the network; N, and where the
+            model's axes are dynamic H and W, may differ from batch to batch. For several inputs
+            dictionaries of arrays by input name, in the model's dtypes, the first axis the
+            images; float32 inputs are observed where a scheme quantizes them, others only fed.
         method: name of a calibrator.
         calibration_digest: of the calibration set's manifest, kept in the table.
-        threads: of ONNX Runtime, None for its own choice.
+        threads: images at the same time in this process, None: one a core. With several
+            processes each has one thread.
+        processes: 1: this one. More: that many others, fed from here, for many cores or where
+            Python's lock holds threads back.
         progress: called with the number of images seen so far.
 
     Raises:
         ModelError: the model cannot be run, or its activations hold NaN.
-        DataError: no images, or of the wrong shape, dtype or with NaN.
-        UsageError: no such method.
+        DataError: no images, or of the wrong names, shape, dtype or with NaN.
+        UsageError: no such method, or threads and processes that do not fit together.
+        EdgeVisionError: a calibration process was killed.
     """
+    lanes = _lanes(threads, processes)
     observer_class = CALIBRATORS.get(method)
     model = load_onnx(onnx_path)
     graph = Graph(model)
-    if len(graph.inputs) != 1:
-        raise ModelError(f"{onnx_path}: calibration wants one input, it has {graph.inputs}.")
+    inputs = [_input(value) for value in model.graph.input if value.name in graph.inputs]
     tensors = observed_tensors(model)
     if not tensors:
         raise ModelError(f"{onnx_path}: no scheme finds anything to quantize in it.")
-    source = graph.inputs[0]
     # In the graph's order, so that the first tensor that goes wrong is the one named.
     inner = [name for node in graph.nodes for name in node.output if name in tensors]
-    run = _runner(model, source, inner, threads)
-    shape = _image_shape(model, source)
-    observers: dict[str, Observer] = {name: observer_class() for name in tensors}
+    sources = [name for name in graph.inputs if name in tensors]
+    probe = Probe(_with_outputs(model, inner), tuple(inner), tuple(sources), observer_class)
     images = 0
-    for batch in batches:
-        _check_batch(batch, shape)
-        for image in batch:
-            values = run(image[None])
-            if source in observers:
-                _observe(observers[source], source, image)
-            for name, value in zip(inner, values, strict=True):
-                _observe(observers[name], name, value)
-            images += 1
-            if progress is not None:
-                progress(images)
+
+    def done() -> None:
+        nonlocal images
+        images += 1
+        if progress is not None:
+            progress(images)
+
+    opened = open_lanes(probe, processes=processes, threads=lanes)
+    observers = observe(opened, _images(batches, inputs), done)
     if not images:
         raise DataError("No calibration images were given.")
     return CalibrationTable(
@@ -98,66 +107,106 @@ def observed_tensors(model: onnx.ModelProto) -> list[str]:
     return sorted(wanted)
 
 
-def _runner(
-    model: onnx.ModelProto, source: str, inner: list[str], threads: int | None
-) -> Callable[[Float32], list[Float32]]:
-    import onnxruntime
+def _lanes(threads: int | None, processes: int) -> int:
+    """Threads of this process that take images."""
+    if processes < 1:
+        raise UsageError(f"processes must be at least 1, got {processes}.")
+    if threads is None:
+        return usable_cores()
+    if threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}.")
+    if processes > 1 and threads > 1:
+        raise UsageError(
+            f"With {processes} processes each has one thread; expected threads 1, got {threads}.",
+            hint=f"For the same load: processes={processes * threads}.",
+        )
+    return threads
 
+
+def _with_outputs(model: onnx.ModelProto, names: list[str]) -> bytes:
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        if threads < 1:
-            raise UsageError(f"threads must be at least 1, got {threads}.")
-        options.intra_op_num_threads = threads
-    try:
-        session: Any = onnxruntime.InferenceSession(
-            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
-
-    def run(image: Float32) -> list[Float32]:
-        try:
-            outputs: list[Float32] = session.run(inner, {source: image})
-        except Exception as error:
-            raise ModelError(f"ONNX Runtime failed while calibrating: {error}") from error
-        return outputs
-
-    return run
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    data: bytes = probe.SerializeToString()
+    return data
 
 
-def _image_shape(model: onnx.ModelProto, source: str) -> tuple[int | None, ...]:
-    value = next(v for v in model.graph.input if v.name == source)
-    dims = value.type.tensor_type.shape.dim
-    first = dims[0].dim_value if dims else 0
-    if first > 1:
+@dataclass(frozen=True)
+class _Input:
+    """What one input takes: ``shape`` of one image, None where any size will do."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+def _input(value: onnx.ValueInfoProto) -> _Input:
+    tensor = value.type.tensor_type
+    if not tensor.elem_type:
+        raise ModelError(f"Input '{value.name}' is no tensor; calibration feeds arrays only.")
+    dims = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
+    if not dims:
         raise ModelError(
-            f"Input '{source}' has a fixed batch of {first}; calibration runs one image at a time.",
+            f"Input '{value.name}' has no batch axis; calibration runs one image at a time.",
+            hint="Export the model with a batch axis on every input.",
+        )
+    if (dims[0] or 1) > 1:
+        raise ModelError(
+            f"Input '{value.name}' has a fixed batch of {dims[0]}; calibration runs one image at "
+            "a time.",
             hint="Export the model with a dynamic batch, or with a batch of 1.",
         )
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims[1:])
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return _Input(value.name, dtype, tuple(dims[1:]))
 
 
-def _check_batch(batch: Any, shape: tuple[int | None, ...]) -> None:
-    if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
-        kind = getattr(batch, "dtype", type(batch).__name__)
-        raise DataError(f"A calibration batch must be a float32 array, got {kind}.")
-    fits = batch.ndim == len(shape) + 1 and all(
-        want is None or want == have for want, have in zip(shape, batch.shape[1:], strict=True)
+def _images(batches: Iterable[Batch], inputs: list[_Input]) -> Iterator[Feeds]:
+    """What ONNX Runtime takes for each image, read as it is asked for."""
+    for batch in batches:
+        arrays = _by_name(batch, inputs)
+        for one in inputs:
+            _check(arrays[one.name], one)
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise DataError(f"A calibration batch must have as many of each input, got {counts}.")
+        for index in range(min(counts.values())):
+            yield {
+                name: np.ascontiguousarray(array[index : index + 1])
+                for name, array in arrays.items()
+            }
+
+
+def _by_name(batch: Batch, inputs: list[_Input]) -> Mapping[str, Array]:
+    names = [one.name for one in inputs]
+    if isinstance(batch, Mapping):
+        if sorted(batch) != sorted(names):
+            raise DataError(
+                f"A calibration batch must have the inputs {sorted(names)}, got {sorted(batch)}."
+            )
+        return batch
+    if len(names) != 1:
+        raise DataError(
+            f"The model has the inputs {names}; expected dictionaries of arrays by input name, "
+            f"got {type(batch).__name__}."
+        )
+    return {names[0]: batch}
+
+
+def _check(array: Any, one: _Input) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != one.dtype:
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise DataError(
+            f"A calibration batch for input '{one.name}' must be a {one.dtype} array, got {kind}."
+        )
+    fits = array.ndim == len(one.shape) + 1 and all(
+        want is None or want == have for want, have in zip(one.shape, array.shape[1:], strict=True)
     )
     if not fits:
-        want_text = ", ".join("any" if axis is None else str(axis) for axis in shape)
-        raise DataError(f"Calibration images expected: (N, {want_text}), got {batch.shape}.")
-    if not np.isfinite(batch).all():
-        raise DataError("A calibration image holds NaN or infinite values.")
-
-
-def _observe(observer: Observer, name: str, value: Float32) -> None:
-    try:
-        observer.observe(value)
-    except ModelError as error:
-        raise ModelError(f"Tensor '{name}': {error.message}") from error
+        want_text = ", ".join("any" if axis is None else str(axis) for axis in one.shape)
+        raise DataError(
+            f"Calibration images for input '{one.name}' expected: (N, {want_text}), got "
+            f"{array.shape}."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"A calibration image for input '{one.name}' holds NaN or infinite values.")

@@ -15,8 +15,8 @@ from edgevision.quantization.table import TensorRange
 class Observer(ABC):
     """Watches one activation tensor, in memory that does not grow with what it has seen.
 
-    Whatever the order and the split into calls, and whether by one observer or several that are
-    merged, the result must be the same to the last bit.
+    Each call of ``observe`` is one image. Whatever the order of the images, and whether by one
+    observer or several that are merged, the result must be the same to the last bit.
     """
 
     settings: ClassVar[dict[str, Any]] = {}  # goes into the table, beside the method's name
@@ -27,7 +27,7 @@ class Observer(ABC):
         self.count = 0
 
     def observe(self, values: npt.NDArray[np.float32]) -> None:
-        """Take in an array of any shape, float32.
+        """Take in one image's values, an array of any shape, float32.
 
         Raises:
             ModelError: it holds NaN or infinite values.
