@@ -1,9 +1,14 @@
-"""Quantization schemes, by name. A new one is its YAML file beside this one."""
+"""Quantization schemes, by name. A new one is its YAML file beside this one.
+
+A file may start from another scheme with ``like: NAME`` and give only what differs: mappings are
+merged key by key, a key with the value ``null`` is dropped, everything else is replaced.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -27,8 +32,27 @@ def get_scheme(name: str) -> Scheme:
     """
     if name not in scheme_names():
         raise UsageError(unknown_name("quantization scheme", name, scheme_names()))
+    return Scheme.model_validate({"name": name, **_content(name)})
+
+
+def _content(name: str) -> dict[str, Any]:
     text = files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return Scheme.model_validate({"name": name, **yaml.safe_load(text)})
+    content: dict[str, Any] = yaml.safe_load(text)
+    base = content.pop("like", None)
+    return content if base is None else merged(_content(base), content)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes``, as described above; neither is changed."""
+    result = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            result[key] = merged(base[key], value)
+        elif value is None:
+            result.pop(key, None)
+        else:
+            result[key] = value
+    return result
 
 
 __all__ = ["Scheme", "get_scheme", "scheme_names"]

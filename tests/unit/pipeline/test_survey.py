@@ -60,7 +60,7 @@ def test_a_gpu_that_the_target_does_not_serve_cannot_run_it(
 
 
 def test_a_float_target_says_why_it_has_no_scheme() -> None:
-    old = DeviceInfo("old CPU", "x86_64", "Linux", 2, 1024, ("avx2",))
+    old = DeviceInfo("old CPU", "x86_64", "Linux", 2, 1024, ("sse4_1",))
     status = target_status(load_target("cpu", machine=old), old)
     assert status.builds.ok
     assert "old CPU has none of avx512_vnni" in status.obstacles

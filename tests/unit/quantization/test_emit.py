@@ -76,6 +76,8 @@ GRAPHS = {
     "gemm and matmul": OTHERS,
     "transposed": TRANSPOSED,
 }
+# ONNX Runtime has no integer kernel for ConvTranspose.
+NOT_TRANSPOSED = ("arm", "x86", "x86-vnni")
 # What ONNX Runtime makes of the x86-vnni graph: no float Conv, no pair left over inside.
 FUSED = {
     "relu chain": {"QLinearConv": 2, "NhwcMaxPool": 1, "QLinearGlobalAveragePool": 1, "QGemm": 1},
@@ -122,7 +124,7 @@ def sqnr(want, have):
 class TestEveryScheme:
     def test_computes_nearly_the_same(self, case, tmp_path, name, scheme):
         source, table = case(name)
-        if (name, scheme) == ("transposed", "x86-vnni"):
+        if name == "transposed" and scheme in NOT_TRANSPOSED:
             with pytest.raises(ModelError, match="no integer kernel"):
                 emit(source, table, scheme, tmp_path / "q.onnx")
             assert not (tmp_path / "q.onnx").exists()
@@ -130,11 +132,12 @@ class TestEveryScheme:
         emit(source, table, scheme, tmp_path / "q.onnx")
         onnx.checker.check_model(tmp_path / "q.onnx", full_check=True)
         x = images(source, 16)
-        assert sqnr(run(source, x), run(tmp_path / "q.onnx", x)) > 30
+        floor = 30 if get_scheme(scheme).weight.bits == 8 else 25
+        assert sqnr(run(source, x), run(tmp_path / "q.onnx", x)) > floor
 
     def test_passes_its_own_lint_and_is_the_float_graph_again(self, case, tmp_path, name, scheme):
         source, table = case(name)
-        if (name, scheme) == ("transposed", "x86-vnni"):
+        if name == "transposed" and scheme in NOT_TRANSPOSED:
             return
         report = emit(source, table, scheme, tmp_path / "q.onnx")
         assert lint(tmp_path / "q.onnx", scheme) == list(report.findings) == []
@@ -148,7 +151,7 @@ class TestEveryScheme:
 
     def test_same_table_gives_same_bytes(self, case, tmp_path, name, scheme):
         source, table = case(name)
-        if (name, scheme) == ("transposed", "x86-vnni"):
+        if name == "transposed" and scheme in NOT_TRANSPOSED:
             return
         table.save(tmp_path / "table.json")
         first = emit(source, table, scheme, tmp_path / "a.onnx")
@@ -237,7 +240,7 @@ def test_tensorrt_numbers(case, tmp_path):
     assert np.abs(constants["w1_quantized"]).max() == 127
 
 
-def test_concat_shares_one_scale_on_tensorrt_only(case, tmp_path):
+def test_concat_shares_one_scale_where_the_kernels_want_it(case, tmp_path):
     source, table = case("concat")
     scales = {}
     for scheme in scheme_names():
@@ -245,8 +248,10 @@ def test_concat_shares_one_scale_on_tensorrt_only(case, tmp_path):
         graph = onnx.load(tmp_path / "q.onnx").graph
         constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
         scales[scheme] = {float(constants[f"{name}_scale"]) for name in ("r", "s")}
-    assert len(scales["tensorrt"]) == 1
-    assert len(scales["x86-vnni"]) == 2
+    assert {name: len(found) for name, found in scales.items()} == {
+        **{"tensorrt": 1, "openvino": 1},
+        **{"x86-vnni": 2, "x86": 2, "arm": 2},
+    }
 
 
 def test_x86_pooling_keeps_the_scale_and_relu_the_zero(case, tmp_path):

@@ -76,17 +76,28 @@ def test_facts_of_the_modules() -> None:
     assert load_target("rtx").compute_capabilities == ("80", "86", "89", "120", "121")
 
 
-@pytest.mark.parametrize("feature", ["avx512_vnni", "avx_vnni"])
-def test_a_cpu_with_int8_dot_products_gets_the_scheme(feature: str) -> None:
-    target = load_target("cpu", machine=machine("avx2", feature))
-    assert target.scheme == "x86-vnni"
-    assert feature in target.scheme_reason
+@pytest.mark.parametrize(
+    ("features", "scheme", "reason"),
+    [
+        (("avx2", "avx512_vnni"), "x86-vnni", "avx512_vnni"),
+        (("avx2", "avx_vnni"), "x86-vnni", "avx_vnni"),
+        (("avx2", "avx512f"), "x86", "avx2"),
+        (("asimd", "asimddp", "i8mm"), "arm", "asimddp"),
+    ],
+)
+def test_the_features_of_a_cpu_choose_its_scheme(
+    features: tuple[str, ...], scheme: str, reason: str
+) -> None:
+    target = load_target("cpu", machine=machine(*features))
+    assert target.scheme == scheme
+    assert target.scheme_reason.endswith(f"has {reason}")
 
 
-def test_a_cpu_without_stays_in_float_and_says_why() -> None:
-    target = load_target("cpu", machine=machine("avx2", "avx512f"))
+@pytest.mark.parametrize("feature", ["sse4_1", "asimd"])
+def test_a_cpu_with_none_of_them_stays_in_float_and_says_why(feature: str) -> None:
+    target = load_target("cpu", machine=machine(feature))
     assert target.scheme is None
-    assert "avx512_vnni" in target.scheme_reason
+    assert "none of avx512_vnni, avx_vnni, avx2, asimddp" in target.scheme_reason
     assert "float" in target.scheme_reason
 
 
