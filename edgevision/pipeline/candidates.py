@@ -27,8 +27,10 @@ def graphs(job: Job) -> list[Graph]:
     found = []
     if "quantize" in job.results:
         folder = job.done("quantize").folder
-        for path in sorted(folder.glob("model.int8.*.onnx")):
-            scheme = path.name.removeprefix("model.int8.").removesuffix(".onnx")
+        for made in sorted(folder.glob("model.int8.*.onnx")):
+            path, scheme = made, made.name.removeprefix("model.int8.").removesuffix(".onnx")
+            if "recover" in job.results and job.done("recover").path(path.name).exists():
+                path = job.done("recover").path(path.name)
             found.append(Graph(path.name, path, "int8", scheme, scheme == job.target.scheme))
     if "regions" in job.results:
         for path in job.done("regions").folder.glob("model.mixed.*.onnx"):
@@ -43,7 +45,11 @@ def emission(job: Job, graph: Graph) -> dict[str, Any]:
     """What emitting ``graph`` told, as in the quantize stage's ``emit.json``; empty for float."""
     if graph.scheme is None:
         return {}
-    mixed = graph.precision == "mixed"
-    stage = job.done("regions" if mixed else "quantize")
-    told: dict[str, Any] = stage.json("regions.json" if mixed else "emit.json")[graph.scheme]
-    return told
+    if graph.precision == "mixed":
+        told = job.done("regions").json("regions.json")
+    elif graph.path.parent != job.done("quantize").folder:
+        told = job.done("recover").json("recover.json")
+    else:
+        told = job.done("quantize").json("emit.json")
+    emitted: dict[str, Any] = told[graph.scheme]
+    return emitted

@@ -19,6 +19,7 @@ from edgevision.pipeline.stages.bundle import BundleStage
 from edgevision.pipeline.stages.export import Export
 from edgevision.pipeline.stages.prune import Prune
 from edgevision.pipeline.stages.quantize import Quantize
+from edgevision.pipeline.stages.recover import Recover
 from edgevision.pipeline.stages.regions import Regions
 from edgevision.pipeline.stages.verify import Verify
 from edgevision.pipeline.store import Stage, StageResult, StageStore
@@ -119,6 +120,7 @@ def stages_of(recipe: Recipe) -> list[Stage[Job]]:
         Prune() if recipe.prune else None,
         Export(),
         Quantize() if recipe.quantize else None,
+        Recover() if recipe.quantize else None,
         Regions() if recipe.quantize and recipe.quantize.regions else None,
         Build() if recipe.build else None,
         Verify(),

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -48,6 +49,7 @@ def find_division(
     feeds: Mapping[str, npt.NDArray[Any]],
     folder: Path,
     *,
+    keep_float: Mapping[str, str] = MappingProxyType({}),
     threads: int | None = None,
     seed: int = 0,
     seconds: float = SECONDS,
@@ -56,9 +58,10 @@ def find_division(
     """Emit every division worth trying into ``folder``, measure them, take the fastest.
 
     Args:
-        int8_path: ``float_path`` emitted by ``scheme`` throughout.
+        int8_path: ``float_path`` emitted by ``scheme``, all but ``keep_float``.
         backend: one whose kernels can be timed (``times_layers``).
         feeds: the input that is timed, by name.
+        keep_float: nodes that stay in float in every division, each with why.
         threads: of the backend, None for its own choice.
         seconds: at most this long is measured.
         progress: called with (phase, done, total).
@@ -70,7 +73,7 @@ def find_division(
     from edgevision.quantization.mixed import divisions
 
     progress("timing layers", 0, 1)
-    found = divisions(float_path, int8_path, scheme, feeds, threads=threads)
+    found = divisions(float_path, int8_path, scheme, feeds, threads=threads, keep_float=keep_float)
     progress("timing layers", 1, 1)
     if not found:
         return Found(None, None, ())

@@ -9,7 +9,7 @@ several prices give several divisions, and whoever asks measures those whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import onnx
 
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx
-from edgevision.quantization.placement import infer_shapes, node_name, place
+from edgevision.quantization.placement import NOTHING, infer_shapes, node_name, place
 from edgevision.quantization.regions import Link, UnitCost, divide
 from edgevision.quantization.rules.base import Refusal
 from edgevision.quantization.schemes import get_scheme
@@ -50,15 +50,17 @@ def divisions(
     feeds: Mapping[str, npt.NDArray[Any]],
     *,
     threads: int | None = None,
+    keep_float: Mapping[str, str] = NOTHING,
     prices: Sequence[float] = PRICES,
 ) -> list[Division]:
     """Ways to divide the float model that are worth measuring, all different.
 
     Args:
         float_path: the float model.
-        int8_path: what ``emit`` made of it in the manner of ``scheme``, everything quantized.
+        int8_path: what ``emit`` made of it in the manner of ``scheme``, all else quantized.
         feeds: one array for each input; its shapes are those that times are for.
         threads: of ONNX Runtime, None for its own choice.
+        keep_float: nodes that stay in float whatever they take, by name, each with why.
         prices: of a conversion, in units of a bare Q or DQ.
 
     Raises:
@@ -72,6 +74,9 @@ def divisions(
         time_kernels(int8_path, feeds, threads=threads),
     )
     costs = timed.costs()
+    for name in keep_float:
+        if name in timed.unit:
+            costs[timed.unit[name]] = replace(costs[timed.unit[name]], integer=None)
     once, each = conversion_time(threads)
     sizes = _sizes(model, feeds)
     plan = place(model, get_scheme(scheme))
@@ -86,11 +91,11 @@ def divisions(
         chosen, total = divide(costs, timed.links(conversions))
         integer = frozenset(name for unit in chosen for name in timed.members[unit])
         kept = {
-            name: timed.reason(timed.unit[name])
+            name: keep_float.get(name) or timed.reason(timed.unit[name])
             for name in sorted(quantizable - integer)
             if name in timed.unit
         }
-        if integer & quantizable and kept:
+        if integer & quantizable and kept.keys() - keep_float.keys():
             found.setdefault(frozenset(kept), Division(kept, integer, total / 1000))
     return list(found.values())
 

@@ -27,6 +27,7 @@ class Build(Stage[Job]):
         return {
             "export": job.key("export"),
             "quantize": job.key("quantize"),
+            "recover": job.key("recover"),
             "regions": job.key("regions"),
             "scheme": job.target.scheme,
             "backend": job.target.backend,

@@ -11,7 +11,8 @@ from edgevision.backends.base import Artifact
 from edgevision.files import write_json
 from edgevision.pipeline.divide import find_division
 from edgevision.pipeline.job import Job
-from edgevision.pipeline.stages.quantize import emitted, float_graph
+from edgevision.pipeline.stages.quantize import emitted
+from edgevision.pipeline.stages.recover import emission_of
 from edgevision.pipeline.store import Stage
 from edgevision.pipeline.survey import target_status
 
@@ -29,6 +30,7 @@ class Regions(Stage[Job]):
 
         return {
             "quantize": job.key("quantize"),
+            "recover": job.key("recover"),
             "scheme": job.target.scheme,
             "backend": job.target.backend,
             "threads": job.recipe.verify.threads,
@@ -38,21 +40,20 @@ class Regions(Stage[Job]):
         }
 
     def run(self, job: Job, work: Path) -> None:
-        from edgevision.quantization import CalibrationTable
-
         scheme = job.target.scheme
         if not times_regions(job) or scheme is None:
             write_json(work / "regions.json", {"tried": []})
             return
-        quantize, graph = job.done("quantize"), float_graph(job)
+        base = emission_of(job)
         found = find_division(
-            graph,
-            quantize.path(f"model.int8.{scheme}.onnx"),
-            CalibrationTable.load(quantize.path("calibration.json")),
+            base.float_path,
+            base.int8_path,
+            base.table,
             scheme,
             get_backend(job.target.backend),
-            _feeds(job, graph),
+            _feeds(job, base.float_path),
             work,
+            keep_float=base.keep_float,
             threads=job.recipe.verify.threads,
             seed=job.recipe.seed,
             progress=lambda phase, done, total: job.progress(phase, done, total, ""),

@@ -46,6 +46,7 @@ class Verify(Stage[Job]):
         return {
             "export": job.key("export"),
             "quantize": job.key("quantize"),
+            "recover": job.key("recover"),
             "regions": job.key("regions"),
             "build": job.key("build"),
             "data": job.data_digest(),

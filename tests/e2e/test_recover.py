@@ -1,0 +1,45 @@
+"""An accuracy budget that INT8 throughout misses is kept by leaving layers in float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgevision.bundle import open_bundle
+from edgevision.pipeline import compress
+from edgevision.quantization.calibrators import CALIBRATORS
+from edgevision.targets import load_target
+from tests.e2e.small import RECIPE
+
+
+def test_layers_that_cost_accuracy_go_back_to_float(tmp_path: Path, image_folder: Path) -> None:
+    """Ranges of the first layers a sixteenth of what they should be: those must leave INT8."""
+    CALIBRATORS.add("clipped", "tests.e2e.toys.calibrator:ClippedAtFirst")
+    try:
+        result = compress(
+            RECIPE["model"],
+            data=str(image_folder),
+            overrides={
+                **RECIPE,
+                "prune": None,
+                "quantize": {"images": 8, "method": "clipped"},
+                "verify": {**RECIPE["verify"], "max_accuracy_drop": 5},
+            },
+            out=tmp_path,
+        )
+    finally:
+        CALIBRATORS.remove("clipped")
+    told = result.stages["recover"].json("recover.json")
+    assert told["baseline"] - told["int8"] > 5, "the case is not as bad as it must be"
+    counts = {row["layers_in_float"]: row["accuracy"] for row in told["tried"]}
+    chosen = len(told["keep_float"])
+    assert chosen >= 1
+    assert told["baseline"] - counts[chosen] <= 5
+    if chosen > 1:
+        assert told["baseline"] - counts[chosen - 1] > 5
+    assert result.verdict.exit_code in (0, 5)  # so small a network may gain nothing
+    scheme = load_target("cpu").scheme
+    assert all(told[scheme]["asked"][name] == "float" for name in told["keep_float"])
+    with open_bundle(result.bundle) as bundle:
+        entry = bundle.manifest.artifact(f"model.int8.{scheme}.onnx")
+        in_bundle = bundle.path(entry).read_bytes()
+    assert in_bundle == result.stages["recover"].path(entry.path).read_bytes()
