@@ -44,7 +44,8 @@ class Histogram:
         self.widen(int(np.frexp(peak)[1]) if peak > 0 else _LOWEST)
         scale = np.float32(HALF * 2.0**-self.exponent)
         size = min(_CHUNK, values.size)
-        floats, sign, narrow = (np.empty(size, kind) for kind in (np.float32, np.int32, np.int32))
+        floats = np.empty(size, np.float32)
+        sign, narrow = np.empty(size, np.int32), np.empty(size, np.int32)
         wide = np.empty(size, np.intp)  # what bincount takes; by way of int32, which is faster
         for start in range(0, values.size, _CHUNK):
             part = values[start : start + _CHUNK]
