@@ -169,7 +169,8 @@ def _show(report: DataReport) -> None:
 @app.command()
 def calibration(
     data: _Data,
-    out: Annotated[Path, typer.Option(help="Where the manifest goes (JSON).", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where a new manifest goes (JSON).")] = None,
+    check: Annotated[Path | None, typer.Option(help="A manifest to check instead.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many images.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="What they are drawn by.")] = 0,
     task: _Task = "classification",
@@ -177,20 +178,30 @@ def calibration(
 ) -> None:
     """Draw a calibration set from the training images, even over the classes, and write it down.
 
-    Images that are in the validation split as well are not drawn.
+    Images that are in the validation split as well are not drawn. With --check, a manifest is
+    compared with the data instead: its images must be those of the training split and none of the
+    validation split. Either way classes that are missing are told, and what looks unlike the
+    training images.
 
     Example: edgevision data calibration cifar10 --count 512 --out calibration/cifar10.json
     """
-    from edgevision.data.calibration import sample_calibration
+    from edgevision.data.calibration import load_calibration, sample_calibration
     from edgevision.data.loading import load_data
     from edgevision.tasks import get_task
 
-    if out.is_dir():
+    if (out is None) == (check is None):
+        raise UsageError("Expected either --out, for a new manifest, or --check, for one there is.")
+    if out is not None and out.is_dir():
         raise UsageError(f"'{out}' is a folder; expected the name of a file.")
+    kind = get_task(task)
     with _progress() as tell:
         splits = load_data(data, cache=cache, progress=tell)
-    chosen = sample_calibration(
-        splits.train, get_task(task), count, seed, validation=splits.validation
+    if check is not None:
+        chosen = load_calibration(check, splits.train, kind, validation=splits.validation)
+    else:
+        chosen = sample_calibration(splits.train, kind, count, seed, validation=splits.validation)
+    if out is not None:
+        chosen.save(out)
+    typer.echo(
+        f"{out or check}: {len(chosen)} images of {splits.train.name}, sha256 {chosen.digest}"
     )
-    chosen.save(out)
-    typer.echo(f"{out}: {len(chosen)} images of {splits.train.name}, sha256 {chosen.digest}")

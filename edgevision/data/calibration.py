@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgevision.data.base import ImageDataset
+from edgevision.data.likeness import IMAGES, differences
 from edgevision.errors import DataError, UsageError
 from edgevision.files import replacing
 from edgevision.preprocessing import Float32, Preprocessing
@@ -127,8 +129,40 @@ def sample_calibration(
     """
     if count < 1 or seed < 0:
         raise UsageError(f"count must be 1 or more and seed 0 or more, got {count} and {seed}.")
-    classes = [task.classes_of(train.target(index)) for index in range(len(train))]
-    frequency = np.zeros(len(train.labels), np.int64)
+    classes = _classes(train, task)
+    held_out = _hashes(validation) if validation is not None else frozenset()
+    shared = 0
+
+    def keep(index: int) -> bool:
+        nonlocal shared
+        found = bool(held_out) and train.image_hash(index) in held_out
+        shared += found
+        return not found
+
+    drawn = list(islice(_even_order(classes, len(train.labels), seed, keep), count))
+    if len(drawn) < (1 if fewer else count):
+        also = f", {shared} more are in the validation split as well" if shared else ""
+        raise DataError(
+            f"{train.name}: expected {count} images for calibration, got {len(drawn)}{also}.",
+            hint=f"Ask for {len(drawn)} or fewer." if drawn else "Give it other training images.",
+        )
+    chosen = CalibrationSet(train, tuple(drawn), tuple(classes[i] for i in drawn), seed)
+    _warn(chosen, classes)
+    return chosen
+
+
+def _classes(train: ImageDataset, task: Task) -> list[tuple[int, ...]]:
+    return [tuple(task.classes_of(train.target(index))) for index in range(len(train))]
+
+
+def _even_order(
+    classes: Sequence[Sequence[int]],
+    labels: int,
+    seed: int,
+    keep: Callable[[int], bool] = lambda index: True,
+) -> Iterator[int]:
+    """All images to ``keep``: classes take turns, each gives one, in an order drawn by ``seed``."""
+    frequency = np.zeros(labels, np.int64)
     for shown in classes:
         frequency[list(set(shown))] += 1
     # Images without a class, such as empty scenes, take a turn of their own.
@@ -138,56 +172,71 @@ def sample_calibration(
         groups.setdefault(rarest, []).append(index)
     random = np.random.default_rng(seed)
     queues = [
-        [groups[key][place] for place in random.permutation(len(groups[key]))]
+        filter(keep, [groups[key][place] for place in random.permutation(len(groups[key]))])
         for key in sorted(groups)
     ]
-    held_out = _hashes(validation) if validation is not None else frozenset()
-    drawn: list[int] = []
-    shared = 0
-    while len(drawn) < count and any(queues):
-        for queue in queues:
-            while queue and len(drawn) < count:
-                index = queue.pop(0)
-                if held_out and train.image_hash(index) in held_out:
-                    shared += 1
-                    continue
-                drawn.append(index)
-                break
-    if len(drawn) < (1 if fewer else count):
-        also = f", {shared} more are in the validation split as well" if shared else ""
-        raise DataError(
-            f"{train.name}: expected {count} images for calibration, got {len(drawn)}{also}.",
-            hint=f"Ask for {len(drawn)} or fewer." if drawn else "Give it other training images.",
-        )
-    chosen = CalibrationSet(train, tuple(drawn), tuple(classes[i] for i in drawn), seed)
-    if chosen.missing:
-        _log.warning(
-            "The calibration set of %d images has none of class %s.",
-            len(chosen),
-            ", ".join(chosen.missing),
-        )
-    return chosen
+    while queues:
+        for queue in list(queues):
+            found = next(queue, None)
+            if found is None:
+                queues.remove(queue)
+            else:
+                yield found
 
 
 def _hashes(dataset: ImageDataset) -> frozenset[str]:
     return frozenset(dataset.image_hash(index) for index in range(len(dataset)))
 
 
-def load_calibration(path: Path, train: ImageDataset) -> CalibrationSet:
+def _warn(chosen: CalibrationSet, classes: Sequence[Sequence[int]]) -> None:
+    """Tell what makes a calibration set doubtful; ``classes`` of all the training images."""
+    if chosen.missing:
+        _log.warning(
+            "The calibration set of %d images has none of class %s.",
+            len(chosen),
+            ", ".join(chosen.missing),
+        )
+    order = _even_order(classes, len(chosen.dataset.labels), chosen.seed + 1)
+    reference = list(islice(order, max(IMAGES, len(chosen))))
+    if found := differences(chosen, chosen.dataset, classes, reference):
+        _log.warning(
+            "The calibration set of %d images looks unlike %s: %s.",
+            len(chosen),
+            chosen.dataset.name,
+            "; ".join(found),
+        )
+
+
+def load_calibration(
+    path: Path,
+    train: ImageDataset,
+    task: Task,
+    *,
+    validation: ImageDataset | None = None,
+) -> CalibrationSet:
     """The calibration set that the manifest at ``path`` describes.
 
+    Classes that are missing, and images that look unlike the training images, are told as by
+    ``sample_calibration``.
+
+    Args:
+        validation: none of the images may be in it as well, by content.
+
     Raises:
-        DataError: no manifest, or one of other images than ``train`` has.
+        DataError: no manifest, one without images, one of other images than ``train`` has, or one
+            with images of ``validation``.
     """
     try:
         values = json.loads(path.read_text("utf-8"))
         version, seed, images = values["version"], int(values["seed"]), values["images"]
-        rows = [(int(row["index"]), tuple(row["classes"]), row["sha256"]) for row in images]
+        rows = [(int(row["index"]), str(row["sha256"])) for row in images]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: no calibration manifest ({error!r}).") from error
     if version != VERSION:
         raise DataError(f"{path}: expected version {VERSION}, got {version!r}.")
-    for index, _, expected in rows:
+    if not rows or seed < 0:
+        raise DataError(f"{path}: expected images and a seed, got {len(rows)} and {seed}.")
+    for index, expected in rows:
         found = train.image_hash(index) if 0 <= index < len(train) else "no such image"
         if found != expected:
             raise DataError(
@@ -195,4 +244,16 @@ def load_calibration(path: Path, train: ImageDataset) -> CalibrationSet:
                 f"{expected}, got {found}.",
                 hint="Make a manifest for this data: edgevision data calibration --help",
             )
-    return CalibrationSet(train, tuple(row[0] for row in rows), tuple(row[1] for row in rows), seed)
+    held_out = _hashes(validation) if validation is not None else frozenset()
+    if shared := [train.describe(index) for index, sha256 in rows if sha256 in held_out]:
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        raise DataError(
+            f"{path}: {len(shared)} of its {len(rows)} images are in the validation split as well: "
+            f"{', '.join(shared[:5])}{more}.",
+            hint="Make a manifest without them: edgevision data calibration --help",
+        )
+    classes = _classes(train, task)
+    indices = tuple(index for index, _ in rows)
+    chosen = CalibrationSet(train, indices, tuple(classes[index] for index in indices), seed)
+    _warn(chosen, classes)
+    return chosen

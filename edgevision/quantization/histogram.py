@@ -43,19 +43,29 @@ class Histogram:
         peak = max(-low, high)
         self.widen(int(np.frexp(peak)[1]) if peak > 0 else _LOWEST)
         scale = np.float32(HALF * 2.0**-self.exponent)
-        scaled = np.empty(min(_CHUNK, values.size), np.float32)
+        size = min(_CHUNK, values.size)
+        floats = np.empty(size, np.float32)
+        sign, narrow = np.empty(size, np.int32), np.empty(size, np.int32)
+        wide = np.empty(size, np.intp)  # what bincount takes; by way of int32, which is faster
         for start in range(0, values.size, _CHUNK):
             part = values[start : start + _CHUNK]
-            buffer = np.multiply(part, scale, out=scaled[: part.size])
-            index = buffer.astype(np.intp)  # rounds towards zero
+            n = part.size
             if low < 0:
-                # The sign is taken before scaling, where the smallest values may become zero.
-                index -= part < 0
-                index += HALF
-                self.bins += np.bincount(index, minlength=2 * HALF)
+                # The sign is taken before scaling, where the smallest values may become zero, and
+                # as -1 from the highest bit, which adding zero clears on negative zeros.
+                np.add(part, np.float32(0), out=floats[:n])
+                np.right_shift(floats[:n].view(np.int32), 31, out=sign[:n])
+            np.multiply(part, scale, out=floats[:n])
+            np.copyto(narrow[:n], floats[:n], casting="unsafe")  # rounds towards zero
+            if low < 0:
+                sign[:n] += HALF
+                narrow[:n] += sign[:n]
+            np.copyto(wide[:n], narrow[:n])
+            if low < 0:
+                self.bins += np.bincount(wide[:n], minlength=2 * HALF)
             else:
-                self.bins[HALF:] += np.bincount(index, minlength=HALF)
-            self.zeros += part.size - int(np.count_nonzero(part))
+                self.bins[HALF:] += np.bincount(wide[:n], minlength=HALF)
+            self.zeros += int(np.count_nonzero(part == 0))
 
     def merge(self, other: Histogram) -> None:
         """Take in the counts of ``other``, which stays as it is."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +115,7 @@ def test_the_manifest_brings_the_set_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "set.json"
     chosen.save(path)
     assert json.loads(path.read_text("utf-8")) == chosen.manifest()
-    again = load_calibration(path, data)
+    again = load_calibration(path, data, TASK)
     assert again == chosen
     assert again.digest == chosen.digest
     row = chosen.manifest()["images"][0]
@@ -124,21 +126,59 @@ def test_a_manifest_of_other_images_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.json"
     sample_calibration(dataset((10, 10, 10)), TASK, 14, 3).save(path)
     with pytest.raises(DataError, match=r"image \d+ of made/train is another one"):
-        load_calibration(path, dataset((10, 10, 10), seed=1))
+        load_calibration(path, dataset((10, 10, 10), seed=1), TASK)
     with pytest.raises(DataError, match="no such image"):
-        load_calibration(path, dataset((1, 0, 0)))
+        load_calibration(path, dataset((1, 0, 0)), TASK)
     path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
     with pytest.raises(DataError, match="expected version 1, got 2"):
-        load_calibration(path, dataset((10, 10, 10)))
+        load_calibration(path, dataset((10, 10, 10)), TASK)
     for text in ("", "[]", "{}", '{"version": 1, "seed": 0, "images": [{}]}'):
         path.write_text(text)
         with pytest.raises(DataError, match="no calibration manifest"):
-            load_calibration(path, dataset((10, 10, 10)))
+            load_calibration(path, dataset((10, 10, 10)), TASK)
 
 
-def test_the_shipped_data_can_be_calibrated_on() -> None:
+def test_a_manifest_with_images_of_the_validation_split_is_refused(tmp_path: Path) -> None:
+    data = dataset((10, 10, 10))
+    path = tmp_path / "set.json"
+    chosen = sample_calibration(data, TASK, 14, 3)
+    chosen.save(path)
+    held = ArrayDataset("made/validation", data.images[:8], data.targets[:8], LABELS)
+    shared = [index for index in chosen.indices if index < 8]
+    assert shared
+    with pytest.raises(
+        DataError, match=rf"{len(shared)} of its 14 images are in the valid"
+    ) as told:
+        load_calibration(path, data, TASK, validation=held)
+    assert all(f"made/train[{index}]" in told.value.message for index in shared[:5])
+    apart = ArrayDataset("made/validation", data.images[:8] ^ 1, data.targets[:8], LABELS)
+    assert load_calibration(path, data, TASK, validation=apart) == chosen
+
+
+def test_the_shipped_data_can_be_calibrated_on(caplog: pytest.LogCaptureFixture) -> None:
     data = load_data("fashion-mnist-mini")
     chosen = sample_calibration(data.train, TASK, 100, 0, validation=data.validation)
     counts = Counter(data.train.target(index) for index in chosen.indices)
     assert set(counts.values()) == {10}
     assert chosen.missing == ()
+    assert not caplog.text
+
+
+def test_a_set_unlike_the_training_images_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = load_data("fashion-mnist-mini").train
+    chosen = sample_calibration(train, TASK, 64, 0)
+    brightness = [train.image(index).mean() for index in range(1000)]
+    classes = {index: TASK.classes_of(train.target(index)) for index in range(len(train))}
+    bags = [index for index, shown in classes.items() if shown == (8,)]
+    path = tmp_path / "set.json"
+    for indices, message in (
+        (np.argsort(brightness)[:64], "mean of R .* where training images have .*limit 5"),
+        (bags[:64], "90 % of its images are of other classes .*'bag' has 100 %"),
+    ):
+        shown = tuple(classes[int(index)] for index in indices)
+        replace(chosen, indices=tuple(map(int, indices)), classes=shown).save(path)
+        caplog.clear()
+        load_calibration(path, train, TASK)
+        assert re.search(f"looks unlike .*{message}", caplog.text)
