@@ -93,6 +93,7 @@ class Statistics:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self._opset = opset_of(model)
+        self._made: set[str] = set()
 
     def energy(self, tensor: str) -> str:
         """Sum of the squares of ``tensor``; the name of the 0-d result."""
@@ -132,7 +133,8 @@ class Statistics:
         return name
 
     def _add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        if not any(output in node.output for node in reversed(self.model.graph.node)):
+        if output not in self._made:
+            self._made.add(output)
             node = helper.make_node(operator, inputs, [output], output, **attributes)
             self.model.graph.node.append(node)
         return output
