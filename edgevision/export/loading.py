@@ -15,7 +15,7 @@ from edgevision.errors import ModelError, StorageError
 from edgevision.export.graph import all_graphs, opset_of
 from edgevision.files import write_atomic
 
-MIN_OPSET = 11
+MIN_OPSET = 7  # the oldest that ONNX Runtime runs
 MAX_BYTES = 2**31 - 1  # protobuf's own limit on one message
 
 
