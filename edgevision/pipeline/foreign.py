@@ -96,6 +96,12 @@ def input_of_graph(recipe: Recipe) -> InputSection:
             f"pixels; recipe.input.size is {given.size}.",
             hint="Leave recipe.input.size out; the graph says it.",
         )
+    if given.size is None and image.size is None and (image.height or image.width):
+        raise ModelError(
+            f"{recipe.model} takes images of {image.height or 'any'}x{image.width or 'any'} "
+            "pixels; recipe.input.size does not say what the free side is.",
+            hint="Set recipe.input.size to [height, width].",
+        )
     return given.model_copy(update={"size": given.size or image.size, "color": color})
 
 

@@ -134,7 +134,8 @@ def onnx_with_too_few_classes(tmp: Path, images: Path) -> list[str]:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
         [numpy_helper.from_array(np.ones((3, 2), np.float32), "w")],
     )
-    onnx.save(helper.make_model(graph), tmp / "net.onnx")
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp / "net.onnx")
     return ["compress", str(tmp / "net.onnx"), "--data", str(images), "--target", "cpu"]
 
 
