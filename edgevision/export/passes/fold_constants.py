@@ -13,15 +13,15 @@ _STANDARD = ("", "ai.onnx")
 _DEQUANTIZE = "DequantizeLinear"
 _UNFOLDED = (
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike", "If", "Loop", "Scan", "QuantizeLinear",
+    "RandomUniformLike", "If", "Loop", "Scan",
 )  # fmt: skip
 
 
 def fold_constants(model: onnx.ModelProto) -> int:
     """Replace nodes that read constants alone by what ONNX Runtime computes for them.
 
-    Nodes of other domains stay, DequantizeLinear excepted, and so do sequences and those whose
-    output is one of the graph's. Where ONNX Runtime cannot compute them, nothing changes.
+    Nodes of other domains stay, DequantizeLinear excepted, and so do sequences; an output of the
+    graph keeps a node of its own. Where ONNX Runtime cannot compute them, nothing changes.
     """
     graph = Graph(model)
     known = set(graph.initializers)
@@ -31,7 +31,8 @@ def fold_constants(model: onnx.ModelProto) -> int:
             chosen.append(node)
             known.update(node.output)
     made = {name for node in chosen for name in node.output if name}
-    rest = [node for node in graph.nodes if not any(node is one for one in chosen)]
+    folded = {id(node) for node in chosen}
+    rest = [node for node in graph.nodes if id(node) not in folded]
     read = {name for node in rest for name in node.input} | graph.captured | graph.outputs
     wanted = sorted(made & read)
     if not wanted:

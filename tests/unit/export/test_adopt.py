@@ -232,6 +232,24 @@ def test_qdq_is_taken_out_and_weights_stay_dequantized(save: Save, weight: np.nd
     assert any("4 Q/DQ" in n or "5 Q/DQ" in n for n in done.notes)
 
 
+def test_weights_that_are_quantized_in_the_graph_keep_what_they_dequantize_to(
+    save: Save, weight: np.ndarray
+) -> None:
+    """As quantization-aware training exports them: float weights, Q and DQ behind."""
+    scale = np.array(0.05, np.float32)
+    path = save(
+        "(float[n,3,8,8] x) => (float[n,6,6,6] y) {"
+        "q = QuantizeLinear (w, s, z)  d = DequantizeLinear (q, s, z)  y = Conv (x, d) }",
+        w=weight,
+        s=scale,
+        z=np.array(0, np.int8),
+    )
+    done = adopt(path)
+    kept = numpy_helper.to_array(done.model.graph.initializer[0])
+    np.testing.assert_allclose(kept, np.round(weight / scale) * scale, atol=1e-7)
+    assert done.check.max_rel < 1e-5
+
+
 def test_the_relu_that_a_quantizer_dropped_comes_back(
     save: Save, weight: np.ndarray, random: Any
 ) -> None:
