@@ -21,7 +21,12 @@ def canonical_json(value: Any) -> bytes:
 
 def digest(value: Any) -> str:
     """sha256 hex of ``canonical_json(value)``."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
+    return sha256_bytes(canonical_json(value))
+
+
+def sha256_bytes(data: bytes) -> str:
+    """sha256 hex of ``data``."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:

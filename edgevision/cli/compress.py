@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from edgevision.pipeline.store import StageResult
+
+_NAMED = 4  # nodes that a line names
 
 _HELP = """Train or load a model, prune it, quantize it, build it for a target and prove it.
 
@@ -20,6 +26,8 @@ Examples:
   edgevision compress cifar-resnet20 --data cifar10 --target cpu --max-accuracy-drop 0.5
 
   edgevision compress path/net.py:factory --data photos/ --target cpu --prune-macs 0.4
+
+  edgevision compress model.onnx --data photos/ --target rtx
 
   edgevision compress --recipe demo
 """
@@ -33,7 +41,9 @@ def register(app: typer.Typer) -> None:
 def _compress(
     model: Annotated[
         str | None,
-        typer.Argument(help="timm or torchvision name, own family, file.py:factory, checkpoint."),
+        typer.Argument(
+            help="timm or torchvision name, own family, file.py:factory, checkpoint, model.onnx."
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -118,9 +128,31 @@ def _compress(
             return
         result = compress(resolved, out=out, progress=progress)
     console.print(verdict_table(result.figures))
+    for line in left_in_float(result.stages, result.figures):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"Bundle: {result.bundle}", highlight=False, soft_wrap=True)
     console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
     result.raise_for_verdict()
+
+
+def left_in_float(stages: Mapping[str, StageResult], figures: dict[str, Any]) -> list[str]:
+    """What of the shipped INT8 graph stays in float, by reason; empty where nothing is INT8."""
+    scheme = figures["verdict"]["shipped"].removeprefix("model.int8.").removesuffix(".onnx")
+    reports = stages["quantize"].json("emit.json") if "quantize" in stages else {}
+    if "asked" not in reports.get(scheme, {}):
+        return []
+    asked = list(reports[scheme]["asked"].values())
+    by_reason: dict[str, list[str]] = {}
+    for node, reason in reports[scheme]["left_in_float"].items():
+        by_reason.setdefault(reason, []).append(node)
+    head = f"Of {len(asked)} operators {asked.count('int8')} are asked to run in INT8"
+    if not by_reason:
+        return [f"{head}; the rest follows its neighbours."]
+    lines = [f"{head}; left in float:"]
+    for reason, nodes in sorted(by_reason.items()):
+        more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
+        lines.append(f"  {', '.join(nodes[:_NAMED])}{more}: {reason}")
+    return lines
 
 
 def verdict_table(figures: dict[str, Any]) -> Table:

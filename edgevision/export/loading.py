@@ -13,9 +13,9 @@ from onnx import TensorProto
 
 from edgevision.errors import ModelError, StorageError
 from edgevision.export.graph import all_graphs, opset_of
-from edgevision.files import write_atomic
+from edgevision.files import sha256_file, write_atomic
 
-MIN_OPSET = 11
+MIN_OPSET = 7  # the oldest that ONNX Runtime runs
 MAX_BYTES = 2**31 - 1  # protobuf's own limit on one message
 
 
@@ -57,6 +57,21 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from error
     return model
+
+
+def onnx_files(path: Path) -> dict[str, str]:
+    """Name → sha256 of the ONNX file at ``path``, first, and of the files with its external data.
+
+    For a file that ``load_onnx`` took: the same names are refused.
+    """
+    model = onnx.ModelProto.FromString(path.read_bytes())
+    found = {path.name: sha256_file(path)}
+    for tensor in _tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+            if location not in found:
+                found[location] = sha256_file(_contained(path, location, str(path)))
+    return found
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

@@ -38,7 +38,8 @@ def write_bundle(
         golden: add golden images and the outputs of the baseline and the shipped graph.
     """
     backend = job.target.backend
-    inputs = [TensorSpec(INPUT_NAME, ("batch", *job.preprocessing.input_shape))]
+    first = job.fixed_batch or "batch"
+    inputs = [TensorSpec(INPUT_NAME, (first, *job.preprocessing.input_shape))]
     outputs = _output_specs(job)
     found = graphs(job)
     with BundleWriter(
@@ -111,6 +112,8 @@ def lineage(job: Job) -> Lineage:
     from edgevision.devices import package_versions
 
     digests = dict(job.data_digest())
+    if job.foreign is not None:
+        digests |= job.foreign.lineage()
     if "quantize" in job.results:
         digests["calibration"] = sha256_file(job.done("quantize").path("calibration-set.json"))
     return Lineage(
@@ -148,4 +151,10 @@ def _add_golden(job: Job, writer: BundleWriter, names: list[str]) -> None:
     for name in names:
         artifact = Artifact("onnxruntime", paths[name])
         with get_backend("onnxruntime").open(artifact, threads=1) as runner:
-            writer.add_golden_outputs(name, runner.infer({INPUT_NAME: tensor}))
+            step = job.fixed_batch or len(tensor)
+            parts = [
+                runner.infer({INPUT_NAME: tensor[i : i + step]})
+                for i in range(0, len(tensor), step)
+            ]
+            outputs = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            writer.add_golden_outputs(name, outputs)

@@ -74,8 +74,9 @@ def compress(
     where it stopped, and the bundle is the same byte for byte except for measured times.
 
     Args:
-        model: timm or torchvision name, a family of ours, ``file.py:factory`` or a checkpoint; or
-            a whole ``Recipe``, which takes the place of all the fields below.
+        model: timm or torchvision name, a family of ours, ``file.py:factory``, a checkpoint or an
+            ``.onnx`` file, which is neither trained nor pruned; or a whole ``Recipe``, which takes
+            the place of all the fields below.
         data: built-in name, image folder, Hugging Face name or parquet folder.
         target: a name from ``edgevision targets``, or a YAML file.
         max_accuracy_drop: percentage points that may be lost against FP32.

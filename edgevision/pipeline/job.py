@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgevision.errors import ModelError, RecipeError, UnavailableError
 from edgevision.files import digest, files_of, sha256_file
+from edgevision.pipeline.foreign import (
+    Foreign,
+    adopt_model,
+    input_of_graph,
+    is_onnx,
+    notes_of,
+    require_post_training,
+)
 from edgevision.pipeline.store import StageResult
 from edgevision.preprocessing import Preprocessing
 from edgevision.recipe import InputSection, Recipe, merge, validate
@@ -35,7 +43,10 @@ def silent(phase: str, done: int, total: int, note: str = "") -> None:
 
 @dataclass
 class Job:
-    """What the stages read. ``results`` fills up as they finish, by stage name."""
+    """What the stages read. ``results`` fills up as they finish, by stage name.
+
+    Where MODEL is an ONNX file, ``foreign`` is what it became, and nothing is trained.
+    """
 
     recipe: Recipe
     target: Target
@@ -48,6 +59,7 @@ class Job:
     prune: PruneConfig | None
     fine_tune: TrainConfig | None
     progress: Progress = silent
+    foreign: Foreign | None = None
     results: dict[str, StageResult] = field(default_factory=dict)
 
     def done(self, stage: str) -> StageResult:
@@ -58,13 +70,21 @@ class Job:
         """The key of an earlier stage's result, None where it was not asked for."""
         return self.results[stage].key if stage in self.results else None
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch that the graphs take, None where they take any."""
+        return self.foreign.adopted.batch if self.foreign else None
+
     def plan(self) -> dict[str, Any]:
         """Everything that would be done, resolved, as plain JSON values."""
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             "target": self.target.model_dump(mode="json", include=_TARGET_SHOWN),
             "input": self.preprocessing.to_dict(),
-            "train": None if self.checkpoint else self.train.model_dump(mode="json"),
+            "train": None
+            if self.checkpoint or self.foreign
+            else self.train.model_dump(mode="json"),
+            "adopted": notes_of(self.foreign, self.preprocessing) if self.foreign else None,
             "prune": self.prune.model_dump(mode="json") if self.prune else None,
             "fine_tune": self.fine_tune.model_dump(mode="json") if self.fine_tune else None,
             "images": {"train": len(self.data.train), "validation": len(self.data.validation)},
@@ -90,6 +110,9 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
     from edgevision.pipeline.survey import target_status
     from edgevision.targets import load_target
 
+    is_foreign = is_onnx(recipe.model)
+    if is_foreign:
+        require_post_training(recipe)
     task = get_task(recipe.task)
     target = load_target(recipe.target)
     if recipe.build:
@@ -114,13 +137,14 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         from edgevision.quantization.calibrators import CALIBRATORS
 
         CALIBRATORS.get(recipe.quantize.method)
+    section = input_of_graph(recipe) if is_foreign else recipe.input
     _trust(recipe.model)
     checkpoint, card = _checkpoint(recipe.model)
     progress("reading the data", 0, 1, recipe.data)
-    data = load_data(recipe.data, image_size=recipe.input.size)
+    data = load_data(recipe.data, image_size=section.size)
     progress("reading the data", 1, 1, recipe.data)
     base = Preprocessing.from_dict(card.preprocessing) if card else data.preprocessing
-    preprocessing = resolve_input(base, recipe.input)
+    preprocessing = resolve_input(base, section)
     if card and tuple(card.labels) != tuple(data.labels):
         raise ModelError(
             f"The checkpoint {recipe.model} knows {len(card.labels)} classes "
@@ -133,7 +157,14 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
             f"recipe's input has {preprocessing.channels}.",
             hint="Leave recipe.input.color out.",
         )
-    if card is None:
+    foreign = None
+    if is_foreign:
+        progress("adopting the ONNX file", 0, 1, recipe.model)
+        foreign = adopt_model(recipe, target, task, data, preprocessing)
+        progress("adopting the ONNX file", 1, 1, recipe.model)
+        for note in notes_of(foreign, preprocessing):
+            progress(note, 1, 1, "")
+    elif card is None:
         _try_to_create(recipe.model, len(data.labels), preprocessing)
     from edgevision.train import TrainConfig, default_config
 
@@ -149,7 +180,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
     prune, fine_tune = _pruning(recipe, train)
     return Job(
         recipe, target, task, data, preprocessing, train, checkpoint, card, prune, fine_tune,
-        progress,
+        progress, foreign,
     )  # fmt: skip
 
 
@@ -194,11 +225,6 @@ def resolve_input(base: Preprocessing, section: InputSection) -> Preprocessing:
 
 
 def _checkpoint(model: str) -> tuple[Path | None, ModelCard | None]:
-    if model.lower().endswith(".onnx"):
-        raise ModelError(
-            f"{model} is an ONNX graph; compress takes a network that torch can train and export.",
-            hint="An ONNX graph is built as it is by: edgevision build-engine.",
-        )
     folder = Path(model)
     if not folder.is_dir():
         return None, None

@@ -77,7 +77,7 @@ def build_report(job: Job) -> Report:
         model=ModelSection(
             reference=job.recipe.model,
             task=job.recipe.task,
-            input=f"float32[batch, {', '.join(map(str, job.preprocessing.input_shape))}]",
+            input=_input(job),
             classes=len(job.data.labels),
             **_costs(job),
         ),
@@ -101,6 +101,11 @@ def build_report(job: Job) -> Report:
         environment=comparison["environment"] if comparison else environment(),
         lineage=lineage(job),
     )
+
+
+def _input(job: Job) -> str:
+    axes = [job.fixed_batch or "batch", *job.preprocessing.input_shape]
+    return f"float32[{', '.join(map(str, axes))}]"
 
 
 def _costs(job: Job) -> dict[str, tuple[int, int]]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -121,9 +121,22 @@ def onnx_with_data_outside(tmp: Path, images: Path) -> list[str]:
     return ["build-engine", str(file), "--target", "cpu", "--out", str(tmp / "out")]
 
 
-def onnx_as_model(tmp: Path, images: Path) -> list[str]:
-    (tmp / "net.onnx").write_bytes(b"")
-    return compress(images, str(tmp / "net.onnx"))
+def onnx_with_too_few_classes(tmp: Path, images: Path) -> list[str]:
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 28, 28])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(np.ones((3, 2), np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp / "net.onnx")
+    return ["compress", str(tmp / "net.onnx"), "--data", str(images), "--target", "cpu"]
 
 
 def unknown_recipe_field(tmp: Path, images: Path) -> list[str]:
@@ -198,7 +211,7 @@ CASES: list[tuple[Case, int, list[str]]] = [
     (nan_weights, 3, ["NaN"]),
     (pickle_that_runs_code, 3, ["pickle", "safetensors"]),
     (onnx_with_data_outside, 3, ["secret.bin"]),
-    (onnx_as_model, 3, ["net.onnx", "build-engine"]),
+    (onnx_with_too_few_classes, 3, ["net.onnx", "3 classes", "(N, 3)", "(N, 2)"]),
     (unknown_recipe_field, 3, ["quantise", "Did you mean 'quantize'"]),
     (unknown_training_field, 3, ["learning_rat", "Did you mean 'learning_rate'"]),
     (wrong_target, 2, ["jetson-orin-nan", "Did you mean 'jetson-orin-nano'"]),

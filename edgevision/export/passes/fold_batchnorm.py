@@ -35,8 +35,8 @@ def fold_batchnorm(model: onnx.ModelProto) -> int:
         affine = _affine(norm, graph)
         if affine is None or any(norm.output[1:]):
             continue
-        layer = _layer_before(norm, graph, affine)
-        if layer is None or not _fold(model, graph, layer, affine):
+        layer = layer_before(norm, graph, affine)
+        if layer is None or not fold_into(model, graph, layer, affine):
             continue
         before = graph.producers[norm.input[0]]
         before.output[list(before.output).index(norm.input[0])] = norm.output[0]
@@ -54,7 +54,8 @@ def _affine(norm: onnx.NodeProto, graph: Graph) -> Affine | None:
     return Affine(scale, beta - mean * scale)
 
 
-def _layer_before(norm: onnx.NodeProto, graph: Graph, affine: Affine) -> onnx.NodeProto | None:
+def layer_before(norm: onnx.NodeProto, graph: Graph, affine: Affine) -> onnx.NodeProto | None:
+    """The layer that alone feeds ``norm``'s first input, through a MaxPool where that is exact."""
     name = norm.input[0]
     if graph.only_reader(name) is not norm:
         return None
@@ -66,7 +67,8 @@ def _layer_before(norm: onnx.NodeProto, graph: Graph, affine: Affine) -> onnx.No
     return node if node is not None and node.op_type in _SCALERS else None
 
 
-def _fold(model: onnx.ModelProto, graph: Graph, layer: onnx.NodeProto, affine: Affine) -> bool:
+def fold_into(model: onnx.ModelProto, graph: Graph, layer: onnx.NodeProto, affine: Affine) -> bool:
+    """Take ``affine`` into weights and bias of ``layer``; False where they are not constant."""
     weight = graph.constant(layer.input[1])
     has_bias = len(layer.input) > 2 and bool(layer.input[2])
     bias = graph.constant(layer.input[2]) if has_bias else np.zeros(len(affine.scale), np.float32)

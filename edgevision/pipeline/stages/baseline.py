@@ -8,17 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.files import sha256_file, write_json
+from edgevision.pipeline.accuracy import BATCH
+from edgevision.pipeline.foreign import Foreign, evaluate_onnx
 from edgevision.pipeline.job import Job, model_digest
 from edgevision.pipeline.store import Stage
 
+ONNX_NAME = "model.onnx"
+GUESSING = 1.5  # times the share of one class; a network that learnt anything is above
+
 
 class Baseline(Stage[Job]):
-    """Outputs ``checkpoint/`` and ``metrics.json`` (validation figures of the torch module)."""
+    """Outputs ``checkpoint/`` and ``metrics.json`` (validation figures of the torch module).
+
+    Of an ONNX file: ``model.onnx``, as it was adopted, and its figures on ONNX Runtime.
+    """
 
     name = "baseline"
     resumes = True
 
     def depends(self, job: Job) -> dict[str, Any]:
+        if job.foreign is not None:
+            return {
+                "model": job.foreign.digest(),
+                "data": job.data_digest(),
+                "preprocessing": job.preprocessing.to_dict(),
+                "task": job.recipe.task,
+            }
         key = {
             "model": model_digest(job.recipe, job.checkpoint, job.card),
             "data": job.data_digest(),
@@ -38,6 +53,9 @@ class Baseline(Stage[Job]):
         from edgevision.train.job import train
         from edgevision.train.results import as_phase
 
+        if job.foreign is not None:
+            _evaluate_foreign(job, job.foreign, work)
+            return
         folder, training = work / "checkpoint", work / "training"
         if job.checkpoint is not None:
             module, card = load_checkpoint(job.checkpoint)
@@ -62,6 +80,32 @@ class Baseline(Stage[Job]):
         metrics = evaluate(module, job.data.validation, job.preprocessing, job.task)
         job.progress("evaluating FP32", 1, 1, f"{metrics[job.task.metric_name]:.2f} %")
         write_json(work / "metrics.json", metrics)
+
+
+def _evaluate_foreign(job: Job, foreign: Foreign, work: Path) -> None:
+    from edgevision.export import save_onnx
+
+    graph = work / ONNX_NAME
+    save_onnx(foreign.adopted.model, graph)
+    metrics = evaluate_onnx(
+        graph,
+        job.data.validation,
+        job.preprocessing,
+        job.task,
+        batch=job.fixed_batch or BATCH,
+        progress=lambda done, total: job.progress("evaluating FP32", done, total, ""),
+    )
+    write_json(work / "metrics.json", metrics)
+    classes = len(job.data.labels)
+    if metrics[job.task.metric_name] <= GUESSING * 100 / classes:
+        job.progress(
+            f"FP32 scores {metrics[job.task.metric_name]:.1f} % with {classes} classes, little "
+            "more than guessing: are recipe.input's mean, std and color those of its training, "
+            "and its outputs in the order of the labels?",
+            1,
+            1,
+            "",
+        )
 
 
 def _read_all(job: Job) -> None:

@@ -37,8 +37,9 @@ class Build(Stage[Job]):
 
     def run(self, job: Job, work: Path) -> None:
         backend = get_backend(job.target.backend)
+        fixed = job.fixed_batch
         options = BuildOptions(
-            batch=ShapeRange(1, 1, LARGEST_BATCH),
+            batch=ShapeRange(fixed, fixed, fixed) if fixed else ShapeRange(1, 1, LARGEST_BATCH),
             compute_capabilities=job.target.compute_capabilities,
             progress=partial(_tell, job),
         )

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgevision.files import write_json
+from edgevision.pipeline.foreign import CHECK_IMAGES, some_images
 from edgevision.pipeline.job import Job
+from edgevision.pipeline.stages.baseline import ONNX_NAME
 from edgevision.pipeline.store import Stage
 from edgevision.types import TensorSpec
 
 INPUT_NAME = "images"
-CHECK_IMAGES = 16
 
 
 class Export(Stage[Job]):
-    """Outputs ``model.fp32.onnx``, ``model.pruned.fp32.onnx`` when pruned, and ``check.json``."""
+    """Outputs ``model.fp32.onnx``, ``model.pruned.fp32.onnx`` when pruned, and ``check.json``.
+
+    An ONNX file was adopted, and compared with what it was, before; it is taken over.
+    """
 
     name = "export"
 
@@ -30,6 +33,10 @@ class Export(Stage[Job]):
         }
 
     def run(self, job: Job, work: Path) -> None:
+        if job.foreign is not None:
+            shutil.copyfile(job.done("baseline").path(ONNX_NAME), work / "model.fp32.onnx")
+            write_json(work / "check.json", {"model.fp32.onnx": asdict(job.foreign.adopted.check)})
+            return
         sources = {"model.fp32.onnx": job.done("baseline")}
         if "prune" in job.results:
             sources["model.pruned.fp32.onnx"] = job.done("prune")
@@ -54,8 +61,5 @@ def export_checkpoint(job: Job, checkpoint: Path, path: Path) -> dict[str, Any]:
         output_names=job.task.output_names,
         opset=job.target.opset,
     )
-    data = job.data.validation
-    count = min(CHECK_IMAGES, len(data))
-    picked = np.linspace(0, len(data) - 1, count).astype(int)
-    pixels = np.stack([job.preprocessing.geometry(data.image(int(i))) for i in picked])
-    return asdict(check_against_torch(path, module, job.preprocessing.normalize(pixels)))
+    images = some_images(job.data.validation, job.preprocessing, CHECK_IMAGES)
+    return asdict(check_against_torch(path, module, images))

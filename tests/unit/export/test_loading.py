@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from edgevision.errors import ModelError, StorageError
 from edgevision.export import load_onnx, save_onnx
+from edgevision.export.loading import onnx_files
 
 TEXT = "(float[n,4] x) => (float[n,4] y) { y = Mul (x, w) }"
 WEIGHT = np.arange(4, dtype=np.float32)
@@ -46,6 +47,16 @@ def test_external_data_beside_the_model_is_taken_in(external):
     model = load_onnx(external(offset=0, length=16))
     assert model.graph.initializer[0].data_location == TensorProto.DEFAULT
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.graph.initializer[0]), WEIGHT)
+
+
+def test_the_hash_of_a_model_covers_its_external_data(external):
+    path = external(offset=0, length=16)
+    before = onnx_files(path)
+    assert list(before) == ["model.onnx", "w.bin"]
+    (path.parent / "w.bin").write_bytes(WEIGHT[::-1].tobytes())
+    after = onnx_files(path)
+    assert before["model.onnx"] == after["model.onnx"]
+    assert before["w.bin"] != after["w.bin"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +128,7 @@ def test_opsets_out_of_range_are_refused(make_model, tmp_path, opset):
     model.opset_import[0].version = opset
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match=f"opset 11 to .*has {opset}"):
+    with pytest.raises(ModelError, match=f"opset 7 to .*has {opset}"):
         load_onnx(path)
 
 
