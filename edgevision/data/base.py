@@ -77,3 +77,12 @@ class DataSplits:
     def labels(self) -> tuple[str, ...]:
         """Class names in head order."""
         return self.train.labels
+
+
+def some_images(
+    dataset: ImageDataset, preprocessing: Preprocessing, count: int
+) -> npt.NDArray[np.float32]:
+    """(N, C, H, W) float32 of at most ``count`` images spread over ``dataset``."""
+    picked = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    pixels = np.stack([preprocessing.geometry(dataset.image(int(i))) for i in picked])
+    return preprocessing.normalize(pixels)

@@ -46,25 +46,28 @@ def measure_accuracy(
     return Accuracy(metric.compute(), metric.per_class(), len(data))
 
 
-def graph_accuracy(job: Job, path: Path, phase: str) -> float:
-    """The task's metric of an ONNX file on ONNX Runtime over the validation split, in percent.
+def evaluate_onnx(job: Job, path: Path, phase: str) -> dict[str, float]:
+    """The task's figures of an ONNX file on ONNX Runtime over the validation split.
 
     For choosing between graphs on the way; the verdict is measured through the runtime.
 
     Args:
         phase: what the progress bar says.
+
+    Raises:
+        DataError: an image cannot be read.
     """
     from edgevision.backends import get_backend
     from edgevision.backends.base import Artifact
 
-    data, metric = job.data.validation, job.task.metric(len(job.data.labels))
+    data, batch = job.data.validation, job.fixed_batch or BATCH
+    metric = job.task.metric(len(job.data.labels))
     with get_backend("onnxruntime").open(Artifact("onnxruntime", path)) as runner:
-        spec = runner.input_specs[0]
-        batch = BATCH if not isinstance(spec.shape[0], int) else spec.shape[0]
+        name = runner.input_specs[0].name
         for start in range(0, len(data), batch):
             indices = range(start, min(start + batch, len(data)))
             pixels = np.stack([job.preprocessing.geometry(data.image(i)) for i in indices])
-            outputs = runner.infer({spec.name: job.preprocessing.normalize(pixels)})
+            outputs = runner.infer({name: job.preprocessing.normalize(pixels)})
             metric.update(outputs, [data.target(i) for i in indices])
             job.progress(phase, indices.stop, len(data), "")
-    return float(metric.compute()[job.task.metric_name])
+    return metric.compute()

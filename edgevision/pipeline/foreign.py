@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from edgevision.data.base import some_images
 from edgevision.errors import ModelError, UsageError
 from edgevision.files import digest, sha256_bytes
 from edgevision.recipe import InputSection, Recipe
 
 if TYPE_CHECKING:
-    from edgevision.data.base import DataSplits, ImageDataset
+    from edgevision.data.base import DataSplits
     from edgevision.export.adopt import Adopted
     from edgevision.preprocessing import Preprocessing
     from edgevision.targets import Target
@@ -137,45 +134,3 @@ def notes_of(foreign: Foreign, preprocessing: Preprocessing) -> list[str]:
         f"mean {list(image.mean)}, std {list(image.std)} of pixels in 0..1"
     )
     return [*foreign.adopted.notes, fed]
-
-
-def some_images(
-    dataset: ImageDataset, preprocessing: Preprocessing, count: int
-) -> npt.NDArray[np.float32]:
-    """(N, C, H, W) float32 of at most ``count`` images spread over ``dataset``."""
-    picked = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    pixels = np.stack([preprocessing.geometry(dataset.image(int(i))) for i in picked])
-    return preprocessing.normalize(pixels)
-
-
-def evaluate_onnx(
-    path: Path,
-    data: ImageDataset,
-    preprocessing: Preprocessing,
-    task: Task,
-    *,
-    batch: int,
-    progress: Callable[[int, int], None],
-) -> dict[str, float]:
-    """The task's figures of an ONNX file over a whole split, on ONNX Runtime.
-
-    Args:
-        batch: images a call.
-        progress: called with (done, total).
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    from edgevision.backends import get_backend
-    from edgevision.backends.base import Artifact
-
-    metric = task.metric(len(data.labels))
-    with get_backend("onnxruntime").open(Artifact("onnxruntime", path)) as runner:
-        name = runner.input_specs[0].name
-        for start in range(0, len(data), batch):
-            indices = range(start, min(start + batch, len(data)))
-            pixels = np.stack([preprocessing.geometry(data.image(i)) for i in indices])
-            outputs = runner.infer({name: preprocessing.normalize(pixels)})
-            metric.update(outputs, [data.target(i) for i in indices])
-            progress(indices.stop, len(data))
-    return metric.compute()

@@ -37,12 +37,19 @@ class QuantizeSection(_Section):
     Attributes:
         method: how the calibrator turns what it saw into ranges.
         images: size of the calibration set, drawn class-balanced from the training split.
+        equalize: even out the ranges of channels first, without changing what the float network
+            computes: ``layers`` between the weights of neighbours (cross-layer equalization),
+            ``activations`` from activations into weights (SmoothQuant).
+        bias_correction: add to each bias what quantization takes away on average: ``empirical``, as
+            measured within the quantized network, or ``analytic``, from the weights alone.
         regions: leave in float what INT8 makes slower, by times measured on the target, where this
             machine is one. What is chosen depends on those times.
     """
 
     method: str = "percentile"
     images: int = Field(default=512, ge=1, le=100_000)
+    equalize: Literal["off", "layers", "activations"] = "off"
+    bias_correction: Literal["off", "empirical", "analytic"] = "off"
     regions: bool = True
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.files import sha256_file, write_json
-from edgevision.pipeline.accuracy import BATCH
-from edgevision.pipeline.foreign import Foreign, evaluate_onnx
+from edgevision.pipeline.accuracy import evaluate_onnx
+from edgevision.pipeline.foreign import Foreign
 from edgevision.pipeline.job import Job, model_digest
 from edgevision.pipeline.store import Stage
 
@@ -87,14 +87,7 @@ def _evaluate_foreign(job: Job, foreign: Foreign, work: Path) -> None:
 
     graph = work / ONNX_NAME
     save_onnx(foreign.adopted.model, graph)
-    metrics = evaluate_onnx(
-        graph,
-        job.data.validation,
-        job.preprocessing,
-        job.task,
-        batch=job.fixed_batch or BATCH,
-        progress=lambda done, total: job.progress("evaluating FP32", done, total, ""),
-    )
+    metrics = evaluate_onnx(job, graph, "evaluating FP32")
     write_json(work / "metrics.json", metrics)
     classes = len(job.data.labels)
     if metrics[job.task.metric_name] <= GUESSING * 100 / classes:

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgevision.data.base import some_images
 from edgevision.files import write_json
-from edgevision.pipeline.foreign import CHECK_IMAGES, some_images
+from edgevision.pipeline.foreign import CHECK_IMAGES
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.baseline import ONNX_NAME
 from edgevision.pipeline.store import Stage

@@ -6,19 +6,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
 
 if TYPE_CHECKING:
+    from edgevision.data.calibration import CalibrationSet
     from edgevision.quantization import EmitReport
 
 BATCH = 32
+IMAGES = 128  # for means of channels; all of them are in memory at once
+EQUALIZED = "model.equalized.fp32.onnx"
 
 
 class Quantize(Stage[Job]):
-    """Outputs ``calibration.json``, ``calibration-set.json`` and ``model.int8.SCHEME.onnx``."""
+    """Outputs ``calibration.json``, ``calibration-set.json`` and ``model.int8.SCHEME.onnx``.
+
+    Where it was equalized, the float graph that was calibrated as well.
+    """
 
     name = "quantize"
 
@@ -47,7 +56,7 @@ class Quantize(Stage[Job]):
             fewer=True,
         )
         chosen.save(work / "calibration-set.json")
-        graph = float_graph(job)
+        graph = _equalized(job, chosen, work)
         table = calibrate(
             graph,
             chosen.batches(job.preprocessing, BATCH),
@@ -55,6 +64,13 @@ class Quantize(Stage[Job]):
             calibration_digest=chosen.digest,
             progress=lambda seen: job.progress("calibrating", seen, len(chosen), ""),
         )
+        if section.bias_correction != "off" and job.target.scheme is not None:
+            from edgevision.quantization.bias_correction import correct_biases
+
+            job.progress("correcting biases", 0, 1, "")
+            images, method = _first_images(job, chosen), section.bias_correction
+            table = correct_biases(graph, table, job.target.scheme, images, method=method)
+            job.progress("correcting biases", 1, 1, "")
         table.save(work / "calibration.json")
         reports: dict[str, dict[str, Any]] = {}
         for index, scheme in enumerate(scheme_names()):
@@ -78,6 +94,36 @@ def emitted(report: EmitReport) -> dict[str, Any]:
         "left_in_float": {n.name: n.reason for n in report.nodes if n.asked == "float"},
         "findings": [asdict(finding) for finding in report.findings],
     }
+
+
+def _equalized(job: Job, chosen: CalibrationSet, work: Path) -> Path:
+    """The float graph to quantize, with the ranges of its channels evened out if so asked."""
+    from edgevision.export import load_onnx, save_onnx
+    from edgevision.quantization.equalization import equalize, smooth
+
+    assert job.recipe.quantize is not None
+    section, graph = job.recipe.quantize, float_graph(job)
+    if section.equalize == "off":
+        return graph
+    job.progress("equalizing", 0, 1, "")
+    model = load_onnx(graph)
+    if section.equalize == "layers":
+        model, changed = equalize(model)
+    else:
+        model, changed = smooth(model, _first_images(job, chosen))
+    save_onnx(model, work / EQUALIZED)
+    job.progress("equalizing", 1, 1, f"{len(changed)} layers")
+    return work / EQUALIZED
+
+
+def _first_images(job: Job, chosen: CalibrationSet) -> npt.NDArray[np.float32]:
+    return next(chosen.batches(job.preprocessing, IMAGES))
+
+
+def quantized_from(job: Job) -> Path:
+    """The float graph that the calibration table is of."""
+    equalized = job.done("quantize").path(EQUALIZED)
+    return equalized if equalized.exists() else float_graph(job)
 
 
 def float_graph(job: Job) -> Path:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from edgevision.data.base import some_images
 from edgevision.files import write_json
-from edgevision.pipeline.accuracy import graph_accuracy
+from edgevision.pipeline.accuracy import evaluate_onnx
 from edgevision.pipeline.job import Job
-from edgevision.pipeline.stages.quantize import emitted, float_graph
+from edgevision.pipeline.stages.quantize import emitted, quantized_from
 from edgevision.pipeline.store import Stage
 from edgevision.pipeline.verdict import keeps_budget
 
@@ -43,7 +42,7 @@ def emission_of(job: Job) -> Emission:
     if "recover" in job.results and job.done("recover").path(name).exists():
         path = job.done("recover").path(name)
         kept = job.done("recover").json("recover.json")["keep_float"]
-    return Emission(float_graph(job), table, path, kept)
+    return Emission(quantized_from(job), table, path, kept)
 
 
 class Recover(Stage[Job]):
@@ -72,11 +71,11 @@ class Recover(Stage[Job]):
         base = emission_of(job)
         allowed = job.recipe.verify.max_accuracy_drop
         baseline = float(job.done("baseline").json("metrics.json")[job.task.metric_name])
-        accuracy = graph_accuracy(job, base.int8_path, "accuracy of INT8")
+        accuracy = _accuracy(job, base.int8_path, "accuracy of INT8")
         told |= {"baseline": baseline, "int8": accuracy}
         if keeps_budget(baseline, accuracy, allowed):
             return
-        told["float"] = graph_accuracy(job, base.float_path, "accuracy in float")
+        told["float"] = _accuracy(job, base.float_path, "accuracy in float")
         if keeps_budget(baseline, told["float"], allowed):  # else it was not INT8 that lost it
             self._leave_in_float(job, work, base, baseline, told)
 
@@ -96,7 +95,7 @@ class Recover(Stage[Job]):
 
         def accuracy(count: int) -> float:
             emit(base.float_path, base.table, scheme, output, keep_float=kept(count))
-            value = graph_accuracy(job, output, f"accuracy with {count} layers in float")
+            value = _accuracy(job, output, f"accuracy with {count} layers in float")
             told["tried"].append({"layers_in_float": count, "accuracy": value})
             return value
 
@@ -110,6 +109,10 @@ class Recover(Stage[Job]):
         told["keep_float"] = kept(count)
         report = emit(base.float_path, base.table, scheme, output, keep_float=kept(count))
         told[scheme] = emitted(report)
+
+
+def _accuracy(job: Job, path: Path, phase: str) -> float:
+    return evaluate_onnx(job, path, phase)[job.task.metric_name]
 
 
 def fewest(most: int, enough: Callable[[int], bool]) -> int | None:
@@ -138,10 +141,7 @@ def _most_costly_first(job: Job, base: Emission) -> list[tuple[str, str]]:
 
     scheme = job.target.scheme
     assert scheme is not None
-    data = job.data.train
-    picked = np.linspace(0, len(data) - 1, min(IMAGES, len(data))).astype(int)
-    pixels = np.stack([job.preprocessing.geometry(data.image(int(i))) for i in picked])
-    images = job.preprocessing.normalize(pixels)
+    images = some_images(job.data.train, job.preprocessing, IMAGES)
     job.progress("noise of layers", 0, 2, "")
     noise = layer_noise(base.float_path, base.table, scheme, images)
     job.progress("noise of layers", 1, 2, "")
