@@ -22,11 +22,11 @@ _LARGEST = float(np.finfo(np.float16).max)
 # A tensor that reached this in calibration may reach beyond float16 on another image.
 _SAFE = _LARGEST / 4
 # Sums over many values, and powers: they leave float16's range though inputs and outputs do not.
-_FLOAT32 = frozenset(
-    "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization "
-    "LpNormalization MeanVarianceNormalization BatchNormalization CumSum ReduceMean ReduceSum "
-    "ReduceSumSquare ReduceL1 ReduceL2 ReduceProd ReduceLogSum ReduceLogSumExp Exp Pow Log "
-    "Reciprocal LogSoftmax".split()
+_FLOAT32 = (
+    *("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"),
+    *("LpNormalization", "MeanVarianceNormalization", "BatchNormalization", "CumSum"),
+    *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceProd"),
+    *("ReduceLogSum", "ReduceLogSumExp", "Exp", "Pow", "Log", "Reciprocal", "LogSoftmax"),
 )
 
 
