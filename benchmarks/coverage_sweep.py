@@ -63,12 +63,12 @@ def conditioned(name: str) -> Any:
         for parameter in module.parameters():
             constant = parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
             value = float(parameter.flatten()[0])
-            if constant and (value == 1 or 0 < abs(value) < 0.1):  # a scale, maybe a damped one
-                parameter.uniform_(0.5, 1.5)
+            if constant and 0 < abs(value) < 0.1:  # a damped scale
+                parameter.uniform_(0.1, 0.3)
         for block in module.modules():
             norm = isinstance(block, torch.nn.modules.batchnorm._BatchNorm)
             if norm and block.weight is not None and not bool(block.weight.any()):
-                block.weight.uniform_(0.5, 1.5)
+                block.weight.uniform_(0.1, 0.3)
             if isinstance(block, torch.nn.Linear | torch.nn.Conv2d) and not bool(
                 block.weight.any()
             ):

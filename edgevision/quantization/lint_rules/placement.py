@@ -16,7 +16,7 @@ def half_quantized(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             continue
         missing = [name for name in node.input[:2] if graph.dequantizer(name) is None]
         if len(missing) == 1:
-            message = f"'{missing[0]}' is not quantized, so the whole layer runs in float; quantize it too"
+            message = f"'{missing[0]}' is float, so the whole layer is; quantize it too"
             found.append(Finding("half-quantized", node.name, message))
     return found
 
@@ -31,7 +31,8 @@ def before_activation(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             continue
         for use in _behind(quantizer, graph):
             if use.op_type in fused:
-                message = f"between {layer.op_type} '{layer.name}' and {use.op_type}: blocks fusion; move it behind"
+                place = f"between {layer.op_type} '{layer.name}' and {use.op_type}"
+                message = f"{place}: blocks fusion; move it behind"
                 found.append(Finding("before-activation", quantizer.name, message))
     return found
 
@@ -60,7 +61,8 @@ def both_add_branches(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         for pair in pairs:
             layer = _layer_in_front(pair, graph) if pair is not None else None
             if layer is not None:
-                message = f"both inputs are quantized: '{layer.name}' cannot take the Add in; leave its side float"
+                why = f"both inputs are quantized: '{layer.name}' cannot take the Add in"
+                message = f"{why}; leave its side float"
                 found.append(Finding("both-add-branches", node.name, message))
                 break
     return found
