@@ -55,12 +55,14 @@ class LayerInfo:
     """One layer of a built artifact as its backend reports it.
 
     ``precision`` is the one used, e.g. ``"int8"``; ``time_ms`` is None where it was not measured.
+    ``nodes`` are the ONNX nodes that it computes or takes part in, as far as the backend tells.
     """
 
     name: str
     operator: str
     precision: str
     time_ms: float | None = None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ _MATRIX = {
 }
 # The same inside a kernel that TensorRT fused and named after its parts, e.g. __myl_CorrMulAdd_….
 _FUSED = {"Corr": "Conv", "Deconv": "ConvTranspose", "Fc": "Gemm", "Gemm": "Gemm"}
+# A fused kernel that quantizes its own input reads float and multiplies integers all the same.
+_QUANTIZES_ITSELF = re.compile(r"RounCast(?:Resh|Tran|Conc|Move)*(?:Corr|Deconv|Fc|Gemm)")
 _MATRIX_OPERATORS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
@@ -77,7 +79,9 @@ def layers_from_log(text: str, file: OnnxFile | None = None) -> tuple[LayerInfo,
             types += _DATATYPE.findall(found[part] or "")
         names = _ONNX.findall(line[found.end() :])
         operator = _operator(found["name"], found["type"], names, operators)
-        layers.append(LayerInfo(found["name"], operator, _precision(types)))
+        integers = _QUANTIZES_ITSELF.search(found["name"]) is not None
+        precision = "int8" if integers else _precision(types)
+        layers.append(LayerInfo(found["name"], operator, precision, nodes=tuple(names)))
     if not layers:
         raise InputError(f"No layer found in the builder's listing: {text[:120]!r}")
     return tuple(layers)
@@ -107,7 +111,7 @@ def layers_from_inspector(text: str, file: OnnxFile | None = None) -> tuple[Laye
         ]
         names = _ONNX.findall(str(entry.get("Metadata", "")))
         operator = _operator(name, kind, names, operators)
-        layers.append(LayerInfo(name, operator, _precision(types)))
+        layers.append(LayerInfo(name, operator, _precision(types), nodes=tuple(names)))
     return tuple(layers)
 
 

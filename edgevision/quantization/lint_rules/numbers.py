@@ -9,6 +9,7 @@ from edgevision.quantization.lint_rules.base import LAYERS, Finding, QdqGraph
 from edgevision.quantization.rules.weighted import output_channel_axis
 from edgevision.quantization.schemes import Scheme
 
+_BAD_SCALE = "its scale is not finite and above zero; calibrate the tensor again"
 _KNOWN = ("int8", "uint8", "int32")
 
 
@@ -22,9 +23,9 @@ def scale(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         elif value.dtype != np.float32:
             found.append(Finding("scale", node.name, f"its scale is {value.dtype}, not float32"))
         elif not (np.isfinite(value).all() and (value > 0).all()):
-            found.append(Finding("scale", node.name, "its scale is not finite and above zero"))
+            found.append(Finding("scale", node.name, _BAD_SCALE))
         elif value.size > 1 and node not in graph.constants:
-            message = f"an activation has {value.size} scales; only one is supported"
+            message = f"an activation has {value.size} scales; give the whole tensor one"
             found.append(Finding("scale", node.name, message))
     return found
 
@@ -77,7 +78,7 @@ def weight_dtype(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
 def weight_zero_point(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
     """Weights are symmetric."""
     return [
-        Finding("weight-zero-point", node.name, "weights have a zero point other than 0")
+        Finding("weight-zero-point", node.name, "weights have a zero point; make them symmetric")
         for node in graph.weights
         if (value := graph.zero_point(node)) is not None and value.any()
     ]
@@ -93,7 +94,7 @@ def weight_range(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             continue
         # -128 in a symmetric int8 tensor is harmless; beyond fewer bits products saturate.
         if scheme.weight.bits < 8 and np.abs(integers.astype(np.int16)).max(initial=0) > limit:
-            message = f"weights beyond ±{limit}: products of pairs saturate on the target"
+            message = f"weights beyond ±{limit}: pairs of products saturate; use {scheme.weight.bits} bits"
             found.append(Finding("weight-range", node.name, message))
     return found
 
@@ -124,7 +125,9 @@ def weight_axis(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
 def float_bias(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
     """Biases stay in float."""
     return [
-        Finding("float-bias", node.name, "the bias is quantized; the target's parser refuses it")
+        Finding(
+            "float-bias", node.name, "the target's parser refuses an integer bias; keep it float"
+        )
         for node in graph.dequantizers
         if graph.integer_dtype(node) == np.int32 or node in graph.biases
     ]

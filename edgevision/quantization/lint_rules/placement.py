@@ -16,7 +16,7 @@ def half_quantized(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             continue
         missing = [name for name in node.input[:2] if graph.dequantizer(name) is None]
         if len(missing) == 1:
-            message = f"'{missing[0]}' is not quantized, so the whole layer runs in float"
+            message = f"'{missing[0]}' is float, so the whole layer is; quantize it too"
             found.append(Finding("half-quantized", node.name, message))
     return found
 
@@ -31,7 +31,8 @@ def before_activation(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             continue
         for use in _behind(quantizer, graph):
             if use.op_type in fused:
-                message = f"between {layer.op_type} '{layer.name}' and {use.op_type}: blocks fusion"
+                place = f"between {layer.op_type} '{layer.name}' and {use.op_type}"
+                message = f"{place}: blocks fusion; move it behind"
                 found.append(Finding("before-activation", quantizer.name, message))
     return found
 
@@ -39,7 +40,11 @@ def before_activation(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
 def before_resize(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
     """Q/DQ stands behind a Resize, not in front of it."""
     return [
-        Finding("before-resize", quantizer.name, f"in front of Resize '{node.name}': stays float")
+        Finding(
+            "before-resize",
+            quantizer.name,
+            f"in front of Resize '{node.name}': stays float; move it behind",
+        )
         for quantizer in graph.quantizers
         for node in _behind(quantizer, graph)
         if node.op_type in ("Resize", "Upsample")
@@ -56,7 +61,8 @@ def both_add_branches(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         for pair in pairs:
             layer = _layer_in_front(pair, graph) if pair is not None else None
             if layer is not None:
-                message = f"both inputs are quantized: '{layer.name}' cannot take the Add in"
+                why = f"both inputs are quantized: '{layer.name}' cannot take the Add in"
+                message = f"{why}; leave its side float"
                 found.append(Finding("both-add-branches", node.name, message))
                 break
     return found
@@ -70,7 +76,9 @@ def concat_scales(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         scales = [graph.scale(pair) for pair in pairs if pair is not None]
         known = {value.tobytes() for value in scales if value is not None}
         if node.op_type == "Concat" and len(known) > 1:
-            message = f"its inputs have {len(known)} different scales: each is converted first"
+            message = (
+                f"its inputs have {len(known)} different scales, so each is converted; share one"
+            )
             found.append(Finding("concat-scales", node.name, message, "warning"))
     return found
 

@@ -121,6 +121,21 @@ class Placer:
         uses = {(self.position(u.node), u.slot) for u in self.graph.uses.get(name, [])}
         return bool(uses) and uses <= routed
 
+    def feeds_integers(self, name: str) -> bool:
+        """Whether a layer with weights reads ``name``, at once or behind operators that follow."""
+        seen = {name}
+        waiting = [name]
+        while waiting:
+            for use in self.graph.uses.get(waiting.pop(), []):
+                rule = self.scheme.rules.get(use.node.op_type)
+                if rule == "weighted":
+                    return True
+                behind = set(use.node.output) - seen
+                if rule is not None and not any(map(self.is_constant, use.node.input[:2])):
+                    seen |= behind
+                    waiting += behind
+        return False
+
     def tail(self, node: onnx.NodeProto) -> str:
         """The tensor behind ``node`` and the activation that is fused into it."""
         name = node.output[0]

@@ -45,6 +45,7 @@ class Scheme(_Frozen):
         summary: which targets it is for.
         activation, weight: number formats.
         bias: ``int32`` gets a DequantizeLinear of its own, ``float`` stays as it is.
+        remainder: float type of what is not quantized; ``float16`` is for ``half.to_half``.
         fused_activations: operators that the target computes inside the layer before them; Q/DQ
             goes behind them.
         quantized_outputs: operators whose output must be quantized for the target to run them on
@@ -60,6 +61,7 @@ class Scheme(_Frozen):
     activation: ActivationFormat
     weight: WeightFormat
     bias: Literal["int32", "float"]
+    remainder: Literal["float16", "float32"] = "float32"
     fused_activations: tuple[str, ...]
     quantized_outputs: tuple[str, ...]
     shared_scale: tuple[str, ...]

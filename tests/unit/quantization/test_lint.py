@@ -59,6 +59,13 @@ BAD = {
     ),
     "zero scale": ("scale", GOOD, {"s": np.float32(0)}, "QuantizeLinear_0"),
     "infinite scale": ("scale", GOOD, {"sw": np.full(4, np.inf, np.float32)}, "DequantizeLinear_2"),
+    "NaN scale": ("scale", GOOD, {"s": np.float32("nan")}, "QuantizeLinear_0"),
+    "a scale for each channel of an activation": (
+        "scale",
+        GOOD,
+        {"s": np.full(4, 0.1, np.float32), "z": np.zeros(4, np.int8)},
+        "QuantizeLinear_0",
+    ),
     "float weights": (
         "half-quantized",
         body(INPUT, f"c = {CONV} (xf, k)", "y = Relu (c)"),
@@ -202,12 +209,10 @@ def test_weights_beyond_the_bits_of_a_scheme(write):
     from edgevision.export import load_onnx
     from edgevision.quantization.lint import lint_model
 
-    scheme = get_scheme("x86-vnni")
-    narrow = scheme.model_copy(update={"weight": scheme.weight.model_copy(update={"bits": 7})})
     text = body(INPUT, WEIGHT, f"c = {CONV} (xf, wf)", *QUANTIZED_OUTPUT)
     for value, rules in ((63, []), (64, ["weight-range"])):
         model = load_onnx(write(text, **X86, w=np.full_like(W, value)))
-        assert [finding.rule for finding in lint_model(model, narrow)] == rules
+        assert [finding.rule for finding in lint_model(model, get_scheme("x86"))] == rules
 
 
 def test_finding_reads_well(write):
@@ -219,3 +224,34 @@ def test_float_graph_and_no_graph(write, tmp_path):
     assert lint(write(body("y = Relu (x)")), "tensorrt") == []
     with pytest.raises(ModelError, match="No ONNX file"):
         lint(tmp_path / "none.onnx", "tensorrt")
+
+
+def test_every_message_says_what_to_do(write):
+    ways_out = ("wants", "takes", "knows", "give", "make", "use", "keep", "quantize", "move")
+    ways_out += ("leave", "share", "calibrate", "not int8")
+    for rule, text, changes, _ in BAD.values():
+        told = [f.message for f in lint(write(text, **changes), "tensorrt") if f.rule == rule]
+        assert all(any(way in message for way in ways_out) for message in told), told
+
+
+def test_the_default_graph_of_another_tool_is_refused_for_tensorrt(make_model, tmp_path, random):
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            images = random.normal(size=(4, 1, 4, 8, 8)).astype(np.float32)
+            self.feeds = iter([{"x": image} for image in images])
+
+        def get_next(self):
+            return next(self.feeds, None)
+
+    model = make_model(
+        body(f"c = {CONV} (x, k, b)", "a = Add (c, x)", "r = Relu (a)", f"y = {CONV} (r, k, b)"),
+        k=random.normal(size=(4, 4, 3, 3)).astype(np.float32),
+        b=random.normal(size=4).astype(np.float32),
+    )
+    save_onnx(model, tmp_path / "float.onnx")
+    quantized = tmp_path / "quantized.onnx"
+    quantize_static(str(tmp_path / "float.onnx"), str(quantized), Reader(), per_channel=True)
+    found = {finding.rule for finding in lint(quantized, "tensorrt")}
+    assert {"float-bias", "both-add-branches"} <= found

@@ -1,0 +1,304 @@
+"""How many architectures go all the way: export, calibrate, emit, lint, build, run.
+
+    python benchmarks/coverage_sweep.py [NAME ...] [--limit-s 900] [--output FILE]
+
+Names are timm's; without any, all of sweep.txt. Each runs in a process of its own under a time
+limit, and its result is stored at once: run the same command again and it goes on where it was
+stopped. Weights are random but well-conditioned: BatchNorm statistics are taken from the images,
+and layers that start as zero or nearly so (layer scales, last BatchNorm of a block) get scales
+around one, so that every layer counts in the output. SQNR is measured on other images than those
+of the calibration, which are smooth noise.
+
+An architecture works when every step passes: export to ONNX with a dynamic batch; calibration on
+8 images; `tensorrt` and `x86-vnni` emitted and linted without an error; TensorRT-RTX builds the
+`tensorrt` graph for SM86; both graphs run on ONNX Runtime with an SQNR above 15 dB. Beside it
+`quantize_static` in the form that TensorRT takes, built the same way. Neither counts as INT8 when
+no matrix layer of the engine is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+HERE = Path(__file__).resolve().parent
+FLOOR_DB = 15.0
+SCHEMES = ("tensorrt", "x86-vnni")
+IMAGES = 8
+Float32 = npt.NDArray[np.float32]
+
+
+def smooth_images(count: int, shape: tuple[int, ...], seed: int) -> Float32:
+    """(N, C, H, W): coarse noise enlarged plus fine noise, about as uneven as photographs."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, shape[0], 8, 8, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=shape[1:], mode="bicubic")
+    images += 0.2 * torch.randn(images.shape, generator=generator)
+    array: Float32 = images.numpy().astype(np.float32)
+    return array
+
+
+def conditioned(name: str) -> Any:
+    """A timm model with random weights under which every layer counts."""
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    module = timm.create_model(name, pretrained=False)
+    shape = module.default_cfg["input_size"]
+    with torch.no_grad():
+        for parameter in module.parameters():
+            constant = parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
+            value = float(parameter.flatten()[0])
+            if constant and 0 < abs(value) < 0.1:  # a damped scale
+                parameter.uniform_(0.1, 0.3)
+        for block in module.modules():
+            norm = isinstance(block, torch.nn.modules.batchnorm._BatchNorm)
+            if norm and block.weight is not None and not bool(block.weight.any()):
+                block.weight.uniform_(0.1, 0.3)
+            if isinstance(block, torch.nn.Linear | torch.nn.Conv2d) and not bool(
+                block.weight.any()
+            ):
+                torch.nn.init.trunc_normal_(block.weight, std=0.02)  # a head that starts at zero
+            if norm:
+                block.momentum = None  # the mean over all batches
+        module.train()
+        for seed in range(2):
+            module(torch.from_numpy(smooth_images(4, shape, 100 + seed)))
+    return module.eval()
+
+
+def sweep_one(name: str, folder: Path) -> dict[str, Any]:
+    """Every step for one architecture; "failed" names the first that did not work and why."""
+    from edgevision.errors import EdgeVisionError
+    from edgevision.export import export_onnx
+    from edgevision.quantization import calibrate
+    from edgevision.types import TensorSpec
+
+    result: dict[str, Any] = {"seconds": {}}
+    source = folder / "fp32.onnx"
+
+    def step(what: str, call: Callable[[], Any]) -> Any:
+        start = time.monotonic()
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - any failure is a result
+            text = error.message if isinstance(error, EdgeVisionError) else repr(error)
+            result.setdefault("failed", {})[what] = " ".join(text.split())[:600]
+            return None
+        finally:
+            result["seconds"][what] = round(time.monotonic() - start, 1)
+
+    module = step("create", lambda: conditioned(name))
+    if module is None:
+        return result
+    shape = module.default_cfg["input_size"]
+    spec = TensorSpec("image", ("batch", *shape))
+    images = smooth_images(IMAGES, shape, 1)
+    held_out = smooth_images(2, shape, 2)
+    exported = step(
+        "export", lambda: export_onnx(module, source, input_spec=spec, output_names=["logits"])
+    )
+    if exported is None:
+        return result
+    want = run(source, held_out)
+    table = step("calibrate", lambda: calibrate(source, [images], method="percentile"))
+    if table is not None:
+        for scheme in SCHEMES:
+            quantized = folder / f"{scheme}.onnx"
+            found = step(
+                f"emit {scheme}", lambda q=quantized, s=scheme: emitted(source, table, s, q)
+            )
+            if found is None:
+                continue
+            result[scheme] = found
+            result[scheme]["sqnr_db"] = step(
+                f"run {scheme}", lambda q=quantized: sqnr(want, run(q, held_out))
+            )
+            if (result[scheme]["sqnr_db"] or 0) <= FLOOR_DB:
+                text = f"SQNR {result[scheme]['sqnr_db']} dB, wanted above {FLOOR_DB}"
+                result.setdefault("failed", {}).setdefault(f"run {scheme}", text)
+            if scheme == "tensorrt":
+                result["tensorrt_rtx"] = step("build", lambda q=quantized: built(q))
+    result["works"] = "failed" not in result
+    peer: dict[str, Any] = {}
+    try:
+        path = quantize_static_for_tensorrt(source, folder, images)
+        peer = {"tensorrt_rtx": built(path), "works": True}
+        peer["sqnr_db"] = sqnr(want, run(path, held_out))
+    except Exception as error:  # noqa: BLE001 - any failure is a result
+        text = error.message if isinstance(error, EdgeVisionError) else repr(error)
+        peer |= {"failed": " ".join(text.split())[:600], "works": False}
+    result["quantize_static"] = peer
+    return result
+
+
+def emitted(source: Path, table: Any, scheme: str, path: Path) -> dict[str, Any]:
+    """Emit and lint; what stays in float, and why."""
+    from edgevision.quantization import emit, lint
+
+    report = emit(source, table, scheme, path)
+    errors = [str(finding) for finding in lint(path, scheme) if finding.severity == "error"]
+    if errors:
+        raise AssertionError(f"lint: {errors[:3]}")
+    left = Counter((n.operator, n.reason) for n in report.nodes if n.asked == "float")
+    return {
+        "asked": report.counts(),
+        "left_in_float": [f"{n} {op}: {why}" for (op, why), n in left.most_common()],
+        "warnings": len(report.findings),
+    }
+
+
+def built(path: Path) -> dict[str, Any]:
+    """TensorRT-RTX's own report on ``path``.
+
+    Raises:
+        AssertionError: no matrix layer is in INT8.
+    """
+    from int8_share import int8_share
+
+    share = int8_share(path, "86")
+    if not share["int8_share"]:
+        raise AssertionError("the engine has no INT8 layer")
+    return share
+
+
+def run(path: Path, images: Float32) -> Float32:
+    """ONNX Runtime's output, images one at a time."""
+    from edgevision.backends import get_backend
+    from edgevision.backends.base import Artifact
+
+    with get_backend("onnxruntime").open(Artifact("onnxruntime", path)) as runner:
+        outputs = [runner.infer({"image": image[None]})["logits"] for image in images]
+    return np.concatenate(outputs)
+
+
+def sqnr(want: Float32, have: Float32) -> float:
+    """Signal to quantization noise in dB."""
+    if not (np.isfinite(want).all() and want.any()):
+        raise AssertionError("the float model's output is zero or not finite")
+    noise = float(((want - have).astype(np.float64) ** 2).sum())
+    signal = float((want.astype(np.float64) ** 2).sum())
+    return round(10 * float(np.log10(signal / max(noise, 1e-30))), 2)
+
+
+def quantize_static_for_tensorrt(source: Path, folder: Path, images: Float32) -> Path:
+    """ONNX Runtime's own tool with the settings that give graphs TensorRT can build."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.feeds = iter([{"image": image[None]} for image in images])
+
+        def get_next(self) -> dict[str, Float32] | None:
+            return next(self.feeds, None)
+
+    prepared, quantized = folder / "prepared.onnx", folder / "quantize_static.onnx"
+    quant_pre_process(str(source), str(prepared))
+    quantize_static(
+        str(prepared),
+        str(quantized),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "MaxPool"],
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm", "MatMul", "Add"],
+        },
+    )
+    return quantized
+
+
+def in_a_process(name: str, limit_s: float) -> dict[str, Any]:
+    """``sweep_one`` under a time limit; a crash is a result too."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(Path(__file__)), "--one", name, "--folder", folder]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return {"works": False, "failed": {"time": f"longer than {limit_s:.0f} s"}}
+        written = Path(folder) / "result.json"
+        if done.returncode != 0 or not written.exists():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            reason = f"exit code {done.returncode}: {last[:300]}"
+            return {"works": False, "failed": {"process": reason}}
+        found: dict[str, Any] = json.loads(written.read_text())
+        return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--limit-s", type=float, default=900, help="time for each architecture")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "coverage_sweep.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        result = {"works": False, **sweep_one(arguments.one, arguments.folder)}
+        (arguments.folder / "result.json").write_text(json.dumps(result))
+        return 0
+
+    from edgevision.devices import environment
+    from edgevision.files import write_json
+
+    names = arguments.names or (HERE / "sweep.txt").read_text().split()
+    results: dict[str, Any] = {}
+    if arguments.output.exists():
+        results = json.loads(arguments.output.read_text())["architectures"]
+    for name in names:
+        if name not in results:
+            results[name] = in_a_process(name, arguments.limit_s)
+        found = results[name]
+        told = (
+            "works"
+            if found["works"]
+            else "; ".join(f"{k}: {v}" for k, v in found["failed"].items())
+        )
+        print(f"{name:34s} {told}", flush=True)
+        of_peer = sum(bool(r.get("quantize_static", {}).get("works")) for r in results.values())
+        write_json(
+            arguments.output,
+            {
+                "claim": "at least 58 of 60 architectures go all the way; quantize_static: 43",
+                "command": f"python benchmarks/coverage_sweep.py --limit-s {arguments.limit_s:g}",
+                "environment": environment(),
+                "weights": "random, well-conditioned; see the script",
+                "architectures": results,
+                "summary": {
+                    "tried": len(results),
+                    "work": sum(bool(r["works"]) for r in results.values()),
+                    "quantize_static_builds_in_int8": of_peer,
+                },
+            },
+        )
+    print(f"{sum(bool(r['works']) for r in results.values())} of {len(results)} work")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
