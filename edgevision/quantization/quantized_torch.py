@@ -192,7 +192,7 @@ class QuantizedTorchGraph(TorchGraph):
         high = float(bounds[1])
         bottom, top = self.scheme.activation.limits
         step = np.float32(high / (top - bottom))
-        inside = float(step) * (top - bottom) <= high
+        inside = step * np.float32(top - bottom) <= np.float32(high)  # as ONNX Runtime computes it
         return float(step if inside else np.nextafter(step, np.float32(0)))
 
     def _add_weight(self, name: str, axis: int | None) -> None:

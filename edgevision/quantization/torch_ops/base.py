@@ -81,7 +81,7 @@ def whole_input(node: Node, inputs: Inputs, slot: int, name: str) -> list[int] |
 
 
 def together(inputs: Inputs) -> list[Tensor]:
-    """All inputs on one device: shapes and constants stay on the CPU until they meet activations."""
+    """All inputs on one device: shapes and constants are on the CPU until they meet activations."""
     tensors = [tensor for tensor in inputs if tensor is not None]
     device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
     return [tensor.to(device) for tensor in tensors]

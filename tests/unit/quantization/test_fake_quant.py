@@ -1,4 +1,4 @@
-"""Fake quantization is Q/DQ bit for bit, and its gradients are those of its straight-through form."""
+"""Fake quantization is Q/DQ bit for bit; its gradients pass straight through the rounding."""
 
 from __future__ import annotations
 
