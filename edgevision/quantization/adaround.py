@@ -165,7 +165,7 @@ def _pairs(
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     held = 0
-    for batch in images.split(config.batch_size):
+    for batch in torch.split(images, config.batch_size):
         values = graph(batch, keep=[source])
         routed = (position, graph.steps[position].inputs.index(source))
         value = values[source]
@@ -215,7 +215,7 @@ def _round_layer(
             beta = _BETA[1] + (_BETA[0] - _BETA[1]) * (1 - past)
             loss = loss + config.regularization * (1 - (2 * up - 1).abs().pow(beta)).sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     integers = (floor + (_rectified(choice.detach()) >= 0.5)).clamp(*limits)
     parameter = graph.parameter(weights)

@@ -82,7 +82,7 @@ class FakeQuant(nn.Module):
     def forward(self, value: Tensor, step: Tensor | None = None) -> Tensor:
         """Fake-quantize ``value``, float32 of any shape; ``step`` instead of its own if given."""
         step = self.step() if step is None else step
-        out: Tensor = _Quantize.apply(value, step, self.zero(), self.limits, self.axis, self.wide)  # type: ignore[no-untyped-call]
+        out: Tensor = _Quantize.apply(value, step, self.zero(), self.limits, self.axis, self.wide)
         return out
 
 
@@ -156,7 +156,7 @@ def fake_quantize_bias(bias: Tensor, scale: Tensor) -> Tensor:
         bias: (C,) float32.
         scale: 0-d or (C,) float32, input scale times weight scale; not learned through this.
     """
-    out: Tensor = _RoundBias.apply(bias, scale.detach())  # type: ignore[no-untyped-call]
+    out: Tensor = _RoundBias.apply(bias, scale.detach())
     return out
 
 

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edgevision.errors import ModelError
+from edgevision.errors import ModelError, UsageError
 from edgevision.export.graph import set_initializer
 from edgevision.quantization.fake_quant import FakeQuant, fake_quantize_bias
 from edgevision.quantization.insertion import QUANTIZED
@@ -28,10 +28,14 @@ def with_weight_bits(scheme: Scheme, bits: int) -> Scheme:
 
     They are emitted under the scheme itself: weights on a grid of 4 bits, with its scales in the
     table, give the same integers whatever the width that stores them.
+
+    Raises:
+        UsageError: fewer than 2 or more than 8.
     """
-    return scheme.model_copy(
-        update={"weight": type(scheme.weight)(per_channel=scheme.weight.per_channel, bits=bits)}
-    )
+    if not 2 <= bits <= 8:
+        raise UsageError(f"Weights have 2 to 8 bits, got {bits}.")
+    weight = scheme.weight.model_copy(update={"bits": bits})
+    return scheme.model_copy(update={"weight": weight})
 
 
 class QuantizedTorchGraph(TorchGraph):
@@ -77,7 +81,9 @@ class QuantizedTorchGraph(TorchGraph):
     def read(self, position: int, slot: int, name: str, values: dict[str, Tensor]) -> Tensor:
         place = (position, slot)
         if place in self.plan.weights:
-            return self.weight_quantizer(name)(values[name], self.layer_step(position, slot))
+            step = self.layer_step(position, slot)
+            weight: Tensor = self.weight_quantizer(name)(values[name], step)
+            return weight
         if self.plan.biases.get(position) == slot:
             scale = self._input_step(position) * self.layer_step(position, 1)
             return fake_quantize_bias(values[name], scale)

@@ -131,7 +131,8 @@ class TorchGraph(nn.Module):
         """The parameter of the initializer ``name``, None where it is not trained."""
         if name not in self.parameter_names:
             return None
-        return self.trained[self.parameter_names.index(name)]
+        found: nn.Parameter = self.trained[self.parameter_names.index(name)]
+        return found
 
     def read(self, position: int, slot: int, name: str, values: dict[str, Tensor]) -> Tensor:
         """What the node at ``position`` gets as its input ``slot``."""

@@ -19,7 +19,8 @@ def _prelu(node: Node, inputs: Inputs) -> Tensor:
 
 
 def _hard_sigmoid(node: Node, inputs: Inputs) -> Tensor:
-    return (required(inputs) * node.get("alpha", 0.2) + node.get("beta", 0.5)).clamp(0, 1)
+    line: Tensor = required(inputs) * node.get("alpha", 0.2) + node.get("beta", 0.5)
+    return line.clamp(0, 1)
 
 
 def _gelu(node: Node, inputs: Inputs) -> Tensor:
@@ -35,8 +36,8 @@ def _celu(node: Node, inputs: Inputs) -> Tensor:
 
 
 def _selu(node: Node, inputs: Inputs) -> Tensor:
-    alpha, gamma = node.get("alpha", 1.6732632), node.get("gamma", 1.0507010)
-    return gamma * F.elu(required(inputs), alpha)
+    gamma = float(node.get("gamma", 1.0507010))
+    return gamma * F.elu(required(inputs), node.get("alpha", 1.6732632))
 
 
 def _thresholded_relu(node: Node, inputs: Inputs) -> Tensor:

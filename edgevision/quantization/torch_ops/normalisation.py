@@ -47,7 +47,8 @@ def _root_mean_square(node: Node, inputs: Inputs) -> Tensor:
     value, scale = required(inputs), required(inputs, 1)
     axis = node.get("axis", -1) % value.ndim
     squares = value.square().mean(tuple(range(axis, value.ndim)), keepdim=True)
-    return value * (squares + node.get("epsilon", 1e-5)).rsqrt() * scale
+    out: Tensor = value * (squares + node.get("epsilon", 1e-5)).rsqrt() * scale
+    return out
 
 
 def _lp(node: Node, inputs: Inputs) -> Tensor:

@@ -70,7 +70,7 @@ def _split(node: Node, inputs: Inputs) -> tuple[Tensor, ...]:
         each = -(-value.shape[axis] // parts)
         sizes = [each] * (parts - 1)
         sizes.append(value.shape[axis] - sum(sizes))
-    return tuple(value.split(sizes, axis))
+    return torch.split(value, sizes, axis)
 
 
 def _slice(node: Node, inputs: Inputs) -> Tensor:
@@ -121,7 +121,8 @@ def _gather_nd(node: Node, inputs: Inputs) -> Tensor:
 
 def _expand(node: Node, inputs: Inputs) -> Tensor:
     value = required(inputs)
-    return value.expand(torch.broadcast_shapes(value.shape, tuple(whole(required(inputs, 1)))))
+    wanted = whole(required(inputs, 1))
+    return value.expand(np.broadcast_shapes(tuple(value.shape), tuple(wanted)))
 
 
 def _tile(node: Node, inputs: Inputs) -> Tensor:

@@ -103,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
     def tensor(dataset: ArrayDataset) -> np.ndarray:
         prepared = [dataset.image(i) for i in range(len(dataset))]
-        return np.concatenate([data.preprocessing(image)[None] for image in prepared])
+        return np.concatenate([data.preprocessing(image) for image in prepared])
 
     calibration = tensor(part(splits.train, 20))
     images = tensor(data.validation)
