@@ -15,7 +15,7 @@ from edgevision.quantization.table import TensorRange
 # A tensor that is zero throughout has no range; any scale serves, if float32 can divide by it.
 _SMALLEST_SCALE = 1e-10
 # An int32 bias must leave room for the products added to it.
-_BIAS_LIMIT = 2.0**30
+BIAS_LIMIT = 2.0**30
 
 
 class QuantParams(NamedTuple):
@@ -62,7 +62,7 @@ def weight_params(
         raise ModelError(f"Learned weight scales have shape {wanted.shape}, not {peak.shape}.")
     scale = np.maximum(wanted, _SMALLEST_SCALE)
     if bias is not None and input_scale is not None:
-        needed = np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * float(input_scale))
+        needed = np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * float(input_scale))
         scale = np.maximum(scale, needed if axis is not None else needed.max())
     return QuantParams(scale.astype(np.float32), np.zeros(scale.shape, np.int8))
 

@@ -114,7 +114,9 @@ class _Run:
             )
         if config.weights is not None:
             start_from(module, config.weights, task, self.classes)
-        self.heads = task.head_layers(module, self.classes)
+        # Only these two treat the head apart; a network read from ONNX has no layers to look for.
+        apart = config.freeze_epochs or config.optimizer == "muon"
+        self.heads = task.head_layers(module, self.classes) if apart else []
         self.origin = self._origin(teacher)
         origin = json.dumps(self.origin, sort_keys=True)
         self.fingerprint = hashlib.sha256(origin.encode()).hexdigest()
