@@ -54,13 +54,15 @@ class Availability:
 class LayerInfo:
     """One layer of a built artifact as its backend reports it.
 
-    ``precision`` is the one used, e.g. ``"int8"``; ``time_ms`` is None where it was not measured.
+    ``precision`` is the one used, e.g. ``"int8"``; ``time_ms`` is None where it was not measured;
+    ``nodes`` are the ONNX nodes that it computes, where the backend says so.
     """
 
     name: str
     operator: str
     precision: str
     time_ms: float | None = None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

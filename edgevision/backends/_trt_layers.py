@@ -77,7 +77,7 @@ def layers_from_log(text: str, file: OnnxFile | None = None) -> tuple[LayerInfo,
             types += _DATATYPE.findall(found[part] or "")
         names = _ONNX.findall(line[found.end() :])
         operator = _operator(found["name"], found["type"], names, operators)
-        layers.append(LayerInfo(found["name"], operator, _precision(types)))
+        layers.append(LayerInfo(found["name"], operator, _precision(types), nodes=tuple(names)))
     if not layers:
         raise InputError(f"No layer found in the builder's listing: {text[:120]!r}")
     return tuple(layers)
@@ -107,7 +107,7 @@ def layers_from_inspector(text: str, file: OnnxFile | None = None) -> tuple[Laye
         ]
         names = _ONNX.findall(str(entry.get("Metadata", "")))
         operator = _operator(name, kind, names, operators)
-        layers.append(LayerInfo(name, operator, _precision(types)))
+        layers.append(LayerInfo(name, operator, _precision(types), nodes=tuple(names)))
     return tuple(layers)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from edgevision.benchmark.report_schema import (
@@ -21,9 +20,8 @@ from edgevision.bundle import AccuracyVerdict, LatencyVerdict, Verdict
 from edgevision.pipeline.assemble import lineage
 from edgevision.pipeline.candidates import BASELINE, graphs
 from edgevision.pipeline.job import Job
-
-# ONNX Runtime's fusions append this to a node's name.
-_TOKEN = re.compile(r"_token_\d+$")
+from edgevision.pipeline.layers import layer_rows, plain_rows
+from edgevision.types import LayerInfo
 
 
 def verdict_of(job: Job) -> Verdict:
@@ -145,19 +143,20 @@ def _layers(job: Job, shipped: str) -> tuple[LayerRow, ...]:
         return ()
     built = job.done("build").json("artifacts.json")
     graph = next(g for g in graphs(job) if g.file == shipped)
-    asked = {}
-    if graph.scheme is not None:
-        asked = job.done("quantize").json("emit.json")[graph.scheme]["asked"]
-    return tuple(
-        LayerRow(
-            name=layer["name"],
-            operator=layer["operator"],
-            asked=asked.get(_TOKEN.sub("", layer["name"])),
-            used=layer["precision"],
-            time_ms=layer["time_ms"],
-        )
-        for layer in built[shipped]["layers"]
-    )
+    layers = [LayerInfo(**layer) for layer in built[shipped]["layers"]]
+    if graph.scheme is None:
+        return tuple(plain_rows(layers))
+    return tuple(layer_rows(_nodes(job)[graph.scheme], layers, graph.path))
+
+
+def _nodes(job: Job) -> dict[str, tuple[LayerRow, ...]]:
+    """Scheme → what was asked for each node, and what is known of it."""
+    reports = job.done("quantize").json("emit.json")
+    return {
+        scheme: tuple(LayerRow(**node) for node in report["nodes"])
+        for scheme, report in reports.items()
+        if "nodes" in report
+    }
 
 
 def _pruning(job: Job) -> PruningSection | None:
@@ -190,4 +189,5 @@ def _quantization(job: Job) -> QuantizationSection | None:
         method=job.recipe.quantize.method,
         facts={"calibration images": _calibration_images(job)},
         left_in_float=reports[scheme]["left_in_float"],
+        nodes=_nodes(job),
     )

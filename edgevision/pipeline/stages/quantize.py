@@ -12,6 +12,7 @@ from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
 
 BATCH = 32
+NOISE_IMAGES = 16  # the noise of a layer is a mean over its pixels as well
 
 
 class Quantize(Stage[Job]):
@@ -31,7 +32,10 @@ class Quantize(Stage[Job]):
 
     def run(self, job: Job, work: Path) -> None:
         from edgevision.data.calibration import sample_calibration
-        from edgevision.quantization import calibrate, emit, scheme_names
+        from edgevision.export import load_onnx
+        from edgevision.quantization import calibrate, emit, get_scheme, scheme_names
+        from edgevision.quantization.diagnosis import node_facts
+        from edgevision.quantization.sensitivity import layer_noise
 
         assert job.recipe.quantize is not None
         section = job.recipe.quantize
@@ -68,6 +72,12 @@ class Quantize(Stage[Job]):
                 "left_in_float": {n.name: n.reason for n in report.nodes if n.asked == "float"},
                 "findings": [asdict(finding) for finding in report.findings],
             }
+            noise = None
+            if scheme == job.target.scheme:
+                seen = next(iter(chosen.batches(job.preprocessing, NOISE_IMAGES)))
+                noise = layer_noise(graph, table, scheme, seen)
+            facts = node_facts(load_onnx(graph), table, get_scheme(scheme), report.nodes, noise)
+            reports[scheme]["nodes"] = [asdict(node) for node in facts]
         job.progress("emitting Q/DQ", len(reports), len(reports), "")
         write_json(work / "emit.json", reports)
 
