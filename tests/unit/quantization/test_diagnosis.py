@@ -43,7 +43,7 @@ def test_facts_of_every_node(case, tmp_path, scheme):
     assert [(f.name, f.asked, f.reason) for f in facts] == [
         (n.name, n.asked, n.reason) for n in nodes
     ]
-    conv, softmax, depthwise, grouped = facts
+    conv, softmax, depthwise, _ = facts
     assert conv.amax == pytest.approx(0.5, rel=0.02)
     by_hand = (np.abs(images) > 0.5).mean()
     assert conv.saturated == pytest.approx(by_hand, rel=0.02)
