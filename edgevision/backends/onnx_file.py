@@ -46,6 +46,7 @@ class OnnxNode:
     operator: str
     domain: str
     outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass
@@ -140,17 +141,20 @@ class _GraphReader:
 
     def node(self, data: memoryview, depth: int) -> None:
         texts = {3: "", 4: "", 7: ""}
-        outputs = []
+        inputs, outputs = [], []
         attributes = []
         for number, value in _fields(data):
-            if number == 2:
+            if number == 1:
+                inputs.append(_text(value))
+            elif number == 2:
                 outputs.append(_text(value))
             elif number in texts:
                 texts[number] = _text(value)
             elif number == 5:
                 attributes.append(_message(value))
         if depth == 0:
-            self.nodes.append(OnnxNode(texts[3], texts[4], texts[7], tuple(outputs)))
+            names = (texts[3], texts[4], texts[7])
+            self.nodes.append(OnnxNode(*names, tuple(outputs), tuple(inputs)))
         for attribute in attributes:
             for number, value in _fields(attribute):
                 if number in (5, 10):

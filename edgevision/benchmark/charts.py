@@ -81,6 +81,36 @@ def strip(samples: Mapping[str, Sequence[float]]) -> str:
     return _figure("".join(body), list(data), "Latency in ms, in the order of measuring")
 
 
+def lollipops(values: Mapping[str, float], unit: str, caption: str) -> str:
+    """One value a name, in the given order, as points over an axis from the least to the greatest.
+
+    Names are shown by hovering and for the three smallest values, which are marked.
+    """
+    if not values:
+        return ""
+    low, high = min(0.0, *values.values()), max(values.values())
+    span = (high - low) or 1.0
+    step = (_WIDTH - _LEFT - _RIGHT) / len(values)
+    worst = sorted(values, key=lambda name: values[name])[:3]
+    body = []
+    for number, (name, value) in enumerate(values.items()):
+        x, y = _LEFT + (number + 0.5) * step, _y((value - low) / span)
+        body.append(
+            f'<g class="s{int(name in worst)}"><title>{escape(name)}: {_short(value)} {unit}'
+            f'</title><line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(0):.1f}" y2="{y:.1f}" '
+            f'stroke="currentColor" opacity="0.3"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{min(3.0, max(1.2, step / 3)):.1f}"/></g>'
+        )
+    for at in (0.0, 0.5, 1.0):
+        body.append(
+            f'<text x="{_LEFT - 6}" y="{_y(at) + 4:.1f}" text-anchor="end">'
+            f"{_short(low + at * span)}</text>"
+        )
+    body += [_tick(_LEFT + 14, "first"), _tick(_WIDTH - _RIGHT - 12, "last"), _axis()]
+    names = ", ".join(f"{name} {_short(values[name])} {unit}" for name in worst)
+    return _figure("".join(body), [], f"{caption}; lowest: {names}")
+
+
 def interval(value: float, low: float, high: float) -> str:
     """The ratio and its 95 % interval on an axis that shows 1, "as fast as the baseline"."""
     left, right = min(0.8, low * 0.92), max(1.2, high * 1.08)

@@ -194,18 +194,24 @@ def _accuracy(report: Report) -> str:
 def _layers(report: Report) -> str:
     if not report.layers:
         return ""
+    noise = {row.name: row.sqnr_db for row in report.layers if row.sqnr_db is not None}
+    chart = charts.lollipops(noise, "dB", "SQNR of each layer, it alone quantized, in graph order")
     rows = [
         (
             layer.name,
-            layer.operator,
+            layer.operator + (f" ({layer.trait})" if layer.trait else ""),
             layer.asked or "",
             layer.used,
+            _number(layer.sqnr_db, 1),
+            "" if layer.amax is None else f"{layer.amax:.4g}",
+            "" if layer.saturated is None else f"{100 * layer.saturated:.3f}",
             _number(layer.time_ms),
+            layer.reason or (f"in {layer.layer}" if layer.layer else ""),
         )
         for layer in report.layers
     ]
-    head = ("Layer", "Operator", "Asked", "Used", "ms")
-    return _section("Layers", _table(head, rows, numbers=(4,)))
+    head = ("Layer", "Operator", "Asked", "Used", "SQNR dB", "amax", "Clipped %", "ms", "Why")
+    return _section("Layers", chart + _table(head, rows, numbers=(4, 5, 6, 7)))
 
 
 def _pruning(report: Report) -> str:

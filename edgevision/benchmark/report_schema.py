@@ -101,17 +101,33 @@ class ComparisonSection(_Model):
 
 
 class LayerRow(_Model):
-    """One layer of the shipped network.
+    """One node of the network, or a layer that the backend added, which was not ``asked`` for.
 
-    ``asked`` is the precision that placement wanted, ``used`` the one that the backend reports;
-    ``time_ms`` where it measured them.
+    Attributes:
+        name: of the node; of the backend's layer where it added one.
+        operator: ONNX's; the backend's word for a layer that it added.
+        asked: what placement wanted: ``int8``, ``float``, or ``follows`` its neighbours.
+        used: precision that the backend reports, empty where it does not name the node.
+        time_ms: where the backend measured it; of one node of those that a layer computes.
+        layer: name of the backend's layer that computes it, where that is another one.
+        reason: why it is in float, by placement or by what the backend made of it.
+        sqnr_db: signal over quantization noise at its output, it alone quantized.
+        amax: largest absolute value that its quantized inputs can hold.
+        saturated: share of the calibration values of those inputs that lie beyond, 0 to 1.
+        trait: what makes integers pay little, e.g. ``depthwise``.
     """
 
     name: str
     operator: str
     asked: str | None = None
-    used: str
+    used: str = ""
     time_ms: float | None = None
+    layer: str = ""
+    reason: str = ""
+    sqnr_db: float | None = None
+    amax: float | None = None
+    saturated: float | None = None
+    trait: str = ""
 
 
 class PruningRow(_Model):
@@ -136,6 +152,7 @@ class QuantizationSection(_Model):
     method: str
     facts: dict[str, JsonValue] = Field(default_factory=dict)
     left_in_float: dict[str, str] = Field(default_factory=dict)  # node → reason
+    nodes: dict[str, tuple[LayerRow, ...]] = Field(default_factory=dict)  # by graph
 
 
 class SizeRow(_Model):

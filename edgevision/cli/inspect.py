@@ -12,16 +12,24 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from edgevision.benchmark.report_schema import LayerRow
     from edgevision.bundle import ArtifactEntry, Bundle, Manifest
 
 _HELP = """Show a bundle's task, files with hashes, verdict and lineage; --layers its precisions.
 
-Every hash is checked first.
+Every hash is checked first. --layers shows of each layer the precision asked for and used, its SQNR
+with it alone quantized, amax and clipped share of what it reads, its time, and the reason where
+INT8 was asked for and not used, or not asked for.
 
-Example:
+Examples:
 
   edgevision inspect bundle/ --layers
+
+  edgevision inspect bundle/ --layers --worst 10
 """
+# Worse than this is shown in colour: SQNR in dB, share of clipped values.
+_LOW_SQNR = 20.0
+_HIGH_SHARE = 0.001
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +42,9 @@ def _inspect(
     layers: Annotated[
         bool, typer.Option("--layers", help="Each layer's precision: asked for and used.")
     ] = False,
+    worst: Annotated[
+        int | None, typer.Option("--worst", min=1, help="With --layers: the noisiest N alone.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     from edgevision.bundle import open_bundle
@@ -53,13 +64,51 @@ def _inspect(
             return
         _show(console, opened)
     for path, rows in found.items():
-        table = Table(title=escape(path), title_justify="left")
-        for name in ("layer", "operator", "asked", "used", "ms"):
-            table.add_column(name, justify="right" if name == "ms" else "left")
-        for row in rows:
-            time = "" if row.time_ms is None else f"{row.time_ms:.4f}"
-            table.add_row(escape(row.name), escape(row.operator), row.asked or "", row.used, time)
-        console.print(table)
+        chosen = rows if worst is None else _worst(rows, worst)
+        console.print(_layer_table(path, chosen), highlight=False)
+        for line in _reasons(chosen):
+            console.print(line, style="dim", highlight=False)
+
+
+def _worst(rows: list[LayerRow], count: int) -> list[LayerRow]:
+    measured = [(row.sqnr_db, row) for row in rows if row.sqnr_db is not None]
+    return [row for _, row in sorted(measured, key=lambda pair: pair[0])[:count]]
+
+
+def _layer_table(path: str, rows: list[LayerRow]) -> Table:
+    """One line a layer; what the backend added by itself is dim."""
+    table = Table(title=escape(path), title_justify="left", box=None, pad_edge=False)
+    for name in ("layer", "operator", "asked", "used"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("asked", "used"))
+    for name in ("SQNR dB", "amax", "clipped", "ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        refused = row.asked == "int8" and row.used not in ("", "int8")
+        table.add_row(
+            escape(row.name) if row.asked else f"[dim]{escape(row.name)}[/dim]",
+            escape(row.operator) + (f" [dim]({escape(row.trait)})[/dim]" if row.trait else ""),
+            row.asked or "",
+            f"[red]{escape(row.used)}[/red]" if refused else escape(row.used),
+            _marked(row.sqnr_db, "{:.1f}", row.sqnr_db is not None and row.sqnr_db < _LOW_SQNR),
+            _marked(row.amax, "{:.4g}", False),
+            _marked(row.saturated, "{:.3%}", (row.saturated or 0) > _HIGH_SHARE),
+            _marked(row.time_ms, "{:.4f}", False),
+        )
+    return table
+
+
+def _reasons(rows: list[LayerRow]) -> list[str]:
+    """Each reason once, with the layers that it holds for."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            found.setdefault(row.reason, []).append(row.name)
+    return [escape(f"{', '.join(names)}: {reason}") for reason, names in found.items()]
+
+
+def _marked(value: float | None, form: str, bad: bool) -> str:
+    text = "" if value is None else form.format(value)
+    return f"[red]{text}[/red]" if bad else text
 
 
 def _show(console: Console, bundle: Bundle) -> None:

@@ -89,8 +89,13 @@ def write_bundle(
             {
                 **artifact.meta,
                 "layers": [
-                    {"name": i.name, "operator": i.operator, "precision": i.precision}
-                    for i in artifact.layers
+                    {
+                        "name": layer.name,
+                        "operator": layer.operator,
+                        "precision": layer.precision,
+                        "nodes": list(layer.nodes),
+                    }
+                    for layer in artifact.layers
                 ],
             },
             backend=backend,

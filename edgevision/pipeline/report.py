@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from edgevision.benchmark.report_schema import (
     CandidateRow,
     ComparisonSection,
     DataSection,
-    LayerRow,
     ModelSection,
     PruningRow,
     PruningSection,
@@ -21,9 +19,7 @@ from edgevision.bundle import AccuracyVerdict, LatencyVerdict, Verdict
 from edgevision.pipeline.assemble import lineage
 from edgevision.pipeline.candidates import BASELINE, emission, graphs
 from edgevision.pipeline.job import Job
-
-# ONNX Runtime's fusions append this to a node's name.
-_TOKEN = re.compile(r"_token_\d+$")
+from edgevision.pipeline.layers import graph_layers, graph_nodes
 
 
 def verdict_of(job: Job) -> Verdict:
@@ -91,7 +87,7 @@ def build_report(job: Job) -> Report:
         verdict=verdict_of(job),
         candidates=tuple(_candidate(row, figures, shipped) for row in figures["rows"]),
         latency=ComparisonSection.model_validate(comparison) if comparison else None,
-        layers=_layers(job, shipped),
+        layers=graph_layers(job, shipped),
         pruning=_pruning(job),
         quantization=_quantization(job, shipped) if quantized else None,
         sizes=tuple(
@@ -145,24 +141,6 @@ def _candidate(row: dict[str, Any], figures: dict[str, Any], shipped: str) -> Ca
     )
 
 
-def _layers(job: Job, shipped: str) -> tuple[LayerRow, ...]:
-    if "build" not in job.results:
-        return ()
-    built = job.done("build").json("artifacts.json")
-    graph = next(g for g in graphs(job) if g.file == shipped)
-    asked = emission(job, graph).get("asked", {})
-    return tuple(
-        LayerRow(
-            name=layer["name"],
-            operator=layer["operator"],
-            asked=asked.get(_TOKEN.sub("", layer["name"])),
-            used=layer["precision"],
-            time_ms=layer["time_ms"],
-        )
-        for layer in built[shipped]["layers"]
-    )
-
-
 def _pruning(job: Job) -> PruningSection | None:
     if "prune" not in job.results:
         return None
@@ -195,4 +173,5 @@ def _quantization(job: Job, shipped: str) -> QuantizationSection | None:
         method=job.recipe.quantize.method,
         facts={"calibration images": _calibration_images(job)},
         left_in_float=report["left_in_float"],
+        nodes=graph_nodes(job),
     )

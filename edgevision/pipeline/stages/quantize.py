@@ -16,11 +16,13 @@ from edgevision.pipeline.store import Stage
 
 if TYPE_CHECKING:
     from edgevision.data.calibration import CalibrationSet
-    from edgevision.quantization import EmitReport
+    from edgevision.quantization import CalibrationTable, EmitReport
+    from edgevision.quantization.sensitivity import NetworkNoise
 
 BATCH = 32
 IMAGES = 128  # for means of channels; all of them are in memory at once
 EQUALIZED = "model.equalized.fp32.onnx"
+NOISE_IMAGES = 16  # the noise of a layer is a mean over its pixels as well
 
 
 class Quantize(Stage[Job]):
@@ -44,6 +46,7 @@ class Quantize(Stage[Job]):
     def run(self, job: Job, work: Path) -> None:
         from edgevision.data.calibration import sample_calibration
         from edgevision.quantization import calibrate, emit, scheme_names
+        from edgevision.quantization.sensitivity import layer_noise
 
         assert job.recipe.quantize is not None
         section = job.recipe.quantize
@@ -68,7 +71,7 @@ class Quantize(Stage[Job]):
             from edgevision.quantization.bias_correction import correct_biases
 
             job.progress("correcting biases", 0, 1, "")
-            images, method = _first_images(job, chosen), section.bias_correction
+            images, method = _first_images(job, chosen, IMAGES), section.bias_correction
             table = correct_biases(graph, table, job.target.scheme, images, method=method)
             job.progress("correcting biases", 1, 1, "")
         table.save(work / "calibration.json")
@@ -82,17 +85,28 @@ class Quantize(Stage[Job]):
                     raise
                 reports[scheme] = {"refused": error.message}
                 continue
-            reports[scheme] = emitted(report)
+            noise = None
+            if scheme == job.target.scheme:
+                noise = layer_noise(graph, table, scheme, _first_images(job, chosen, NOISE_IMAGES))
+            reports[scheme] = emitted(report, graph, table, noise)
         job.progress("emitting Q/DQ", len(reports), len(reports), "")
         write_json(work / "emit.json", reports)
 
 
-def emitted(report: EmitReport) -> dict[str, Any]:
-    """What reports show of an emission, as plain values."""
+def emitted(
+    report: EmitReport, graph: Path, table: CalibrationTable, noise: NetworkNoise | None = None
+) -> dict[str, Any]:
+    """What reports show of an emission from the float ``graph``, as plain values."""
+    from edgevision.export import load_onnx
+    from edgevision.quantization import get_scheme
+    from edgevision.quantization.diagnosis import node_facts
+
+    facts = node_facts(load_onnx(graph), table, get_scheme(report.scheme), report.nodes, noise)
     return {
         "asked": {node.name: node.asked for node in report.nodes},
         "left_in_float": {n.name: n.reason for n in report.nodes if n.asked == "float"},
         "findings": [asdict(finding) for finding in report.findings],
+        "nodes": [asdict(node) for node in facts],
     }
 
 
@@ -110,14 +124,14 @@ def _equalized(job: Job, chosen: CalibrationSet, work: Path) -> Path:
     if section.equalize == "layers":
         model, changed = equalize(model)
     else:
-        model, changed = smooth(model, _first_images(job, chosen))
+        model, changed = smooth(model, _first_images(job, chosen, IMAGES))
     save_onnx(model, work / EQUALIZED)
     job.progress("equalizing", 1, 1, f"{len(changed)} layers")
     return work / EQUALIZED
 
 
-def _first_images(job: Job, chosen: CalibrationSet) -> npt.NDArray[np.float32]:
-    return next(chosen.batches(job.preprocessing, IMAGES))
+def _first_images(job: Job, chosen: CalibrationSet, count: int) -> npt.NDArray[np.float32]:
+    return next(chosen.batches(job.preprocessing, count))
 
 
 def quantized_from(job: Job) -> Path:

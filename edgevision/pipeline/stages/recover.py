@@ -108,7 +108,7 @@ class Recover(Stage[Job]):
             return
         told["keep_float"] = kept(count)
         report = emit(base.float_path, base.table, scheme, output, keep_float=kept(count))
-        told[scheme] = emitted(report)
+        told[scheme] = emitted(report, base.float_path, base.table)
 
 
 def _accuracy(job: Job, path: Path, phase: str) -> float:

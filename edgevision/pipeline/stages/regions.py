@@ -60,7 +60,7 @@ class Regions(Stage[Job]):
         )
         values: dict[str, Any] = {"tried": list(found.tried)}
         if found.path is not None and found.report is not None:
-            values[scheme] = emitted(found.report)
+            values[scheme] = emitted(found.report, base.float_path, base.table)
             found.path.rename(work / f"model.mixed.{scheme}.onnx")
         for path in work.glob("division-*.onnx"):
             path.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.build import artifact_of
 from edgevision.pipeline.store import Stage, StageResult
 from edgevision.pipeline.survey import target_status
-from edgevision.pipeline.verdict import Candidate, Speed, judge
+from edgevision.pipeline.verdict import Candidate, Speed, Verdict, judge
 
 if TYPE_CHECKING:
     from edgevision.backends.base import Runner
@@ -82,6 +82,7 @@ class Verify(Stage[Job]):
         ]
         baseline = accuracies[BASELINE]
         verdict = judge(baseline.figures[metric], candidates, job.recipe.verify)
+        verdict = replace(verdict, reasons=(*verdict.reasons, *_causes(job, verdict)))
         sizes = {graph.file: graph.path.stat().st_size for graph in wanted}
         sizes[BASELINE] = job.done("export").path(BASELINE).stat().st_size
         rows = [
@@ -137,6 +138,20 @@ class Verify(Stage[Job]):
                     f"latency: {phase}", round(share * 100), 100, ""
                 ),
             )
+
+
+def _causes(job: Job, verdict: Verdict) -> list[str]:
+    """The layers behind a failed verdict, of the graph that the target would run on integers."""
+    from edgevision.pipeline.layers import graph_layers, graph_nodes
+    from edgevision.pipeline.reasons import accuracy_reasons, speed_reasons
+
+    integer = [graph.file for graph in graphs(job) if graph.wanted and graph.scheme is not None]
+    if verdict.exit_code not in (4, 5) or not integer:
+        return []
+    name = verdict.shipped if verdict.shipped in integer else integer[0]
+    if verdict.exit_code == 4:
+        return accuracy_reasons(graph_nodes(job)[name])
+    return speed_reasons(graph_layers(job, name), graph_layers(job, BASELINE))
 
 
 def _runs_here(job: Job) -> bool:

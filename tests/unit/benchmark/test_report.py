@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgevision.benchmark import BenchConfig, compare
-from edgevision.benchmark.charts import histogram, interval, strip
+from edgevision.benchmark.charts import histogram, interval, lollipops, strip
 from edgevision.benchmark.report import render_html, write_html
 from edgevision.benchmark.report_schema import (
     CandidateRow,
@@ -216,3 +216,33 @@ def test_interval_places_one_and_the_ratio() -> None:
     dot = float(re.search(r'<circle cx="([^"]*)"', chart)[1])  # type: ignore[index]
     assert one < dot
     assert "3.00 times (2.90 to 3.10)" in chart
+
+
+def test_noise_of_layers_is_drawn_in_order_with_the_worst_named() -> None:
+    chart = lollipops({"a": 40.0, EVIL: 12.5, "c": 30.0, "d": 35.0}, "dB", "SQNR")
+    assert chart.count("<circle") == 4
+    assert "<script" not in chart
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', chart)]
+    assert heights.index(max(heights)) == 1, "less is lower on the page"
+    assert "lowest: " in chart
+    assert "12.5 dB, c 30 dB, d 35 dB" in chart
+    assert lollipops({}, "dB", "SQNR") == ""
+
+
+def test_layers_show_noise_range_and_reason() -> None:
+    row = LayerRow(
+        name="conv",
+        operator="Conv",
+        asked="int8",
+        used="fp32",
+        reason="precision not honoured",
+        sqnr_db=31.25,
+        amax=2.5,
+        saturated=0.0012,
+        trait="depthwise",
+    )
+    report = _report().model_copy(update={"layers": (row,)})
+    page = render_html(report)
+    cells = ("Conv (depthwise)", "31.2", "2.5", "0.120", "precision not honoured")
+    assert all(f">{cell}<" in page for cell in cells)
+    assert "SQNR of each layer" in page

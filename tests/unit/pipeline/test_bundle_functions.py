@@ -13,7 +13,12 @@ import pytest
 from PIL import Image
 
 from edgevision.benchmark import BenchConfig
-from edgevision.benchmark.report_schema import LayerRow, ModelSection, Report
+from edgevision.benchmark.report_schema import (
+    LayerRow,
+    ModelSection,
+    QuantizationSection,
+    Report,
+)
 from edgevision.bundle import (
     AccuracyVerdict,
     BundleWriter,
@@ -159,9 +164,14 @@ def test_bench_refusals(make_bundle: Make) -> None:
         bench_bundle(make_bundle("fixed", batch=2), config=QUICK, batch=3)
 
 
-def test_layers_asked_and_used(bundle: Path, tmp_path: Path) -> None:
+def test_layers_asked_and_used(make_bundle: Make, tmp_path: Path) -> None:
+    bundle = make_bundle(scheme="tensorrt")
     (tmp_path / "m.engine").write_bytes(b"engine")
-    layers = [{"name": "MatMul_2", "operator": "Gemm", "precision": "int8"}]
+    layers = [
+        {"name": "kernel_0", "operator": "kgen", "precision": "fp32", "nodes": ["node_of_pooled"]},
+        {"name": "reformat", "operator": "reformat", "precision": "fp32"},
+        {"name": "logits_myl0_2", "operator": "MatMul", "precision": "int8"},
+    ]
     entry = add_engine(
         bundle,
         "rtx",
@@ -169,6 +179,12 @@ def test_layers_asked_and_used(bundle: Path, tmp_path: Path) -> None:
         {"compute_capabilities": ["86"], "layers": layers},
         backend="tensorrt_rtx",
         precision="int8",
+        scheme="tensorrt",
+    )
+    asked = (
+        LayerRow(name="pooled", operator="GlobalAveragePool", asked="int8", sqnr_db=40.0),
+        LayerRow(name="flat", operator="Flatten", asked="follows"),
+        LayerRow(name="logits", operator="MatMul", asked="int8", amax=2.0),
     )
     _add_report(
         bundle,
@@ -177,17 +193,24 @@ def test_layers_asked_and_used(bundle: Path, tmp_path: Path) -> None:
             model=ModelSection(reference="m", task="t"),
             target="rtx",
             verdict=Verdict(passed=True, exit_code=0),
-            layers=(LayerRow(name="MatMul_2", operator="Gemm", asked="int8", used="int8"),),
+            quantization=QuantizationSection(
+                scheme="tensorrt", method="minmax", nodes={"tensorrt": asked}
+            ),
         ),
     )
     with open_bundle(bundle) as opened:
         found = bundle_layers(opened)
-    assert [row.model_dump() for row in found[entry.path]] == [
-        LayerRow(name="MatMul_2", operator="Gemm", asked="int8", used="int8").model_dump()
-    ]
+    pooled, extra, flat, logits = found[entry.path]
+    assert (pooled.used, pooled.sqnr_db) == ("fp32", 40.0)
+    assert pooled.reason == "precision not honoured: the backend runs it in fp32"
+    assert (extra.name, extra.asked) == ("reformat", None)
+    assert (flat.name, flat.used, flat.layer) == ("flat", "fp32", "kernel_0")
+    assert (logits.used, logits.amax, logits.reason) == ("int8", 2.0, "")
     onnx = {row.operator: row for row in found["model.fp32.onnx"]}
     assert onnx["MatMul"].used == "fp32"
+    assert onnx["MatMul"].asked is None, "nothing is asked of the baseline"
     assert onnx["MatMul"].time_ms is not None
+    assert "model.int8.onnx" not in found, "not for this machine's backend"
 
 
 def test_layers_of_an_unknown_form(bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,198 @@
+"""MobileNetV3 on CIFAR-10: what each way of recovering accuracy gives after plain PTQ.
+
+    python benchmarks/recovery.py --out runs/recovery
+
+Trains timm's mobilenetv3_small_050 on images enlarged to 64 pixels, unless OUT/checkpoint is there
+already, then quantizes it plainly, with cross-layer equalization, smoothing, and bias
+correction (analytic, empirical), alone and together, for each scheme. Accuracy is over all 10 000
+test images through ONNX Runtime on the graph that is emitted. Calibration and correction see
+training images only. `--qat` adds the accuracy of Q/DQ graphs that quantization-aware training
+left, as SCHEME=FILE. Writes results/recovery.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from rich.console import Console
+
+from edgevision.cli._progress import Phases
+from edgevision.data import load_data
+from edgevision.data.base import ImageDataset
+from edgevision.data.calibration import sample_calibration
+from edgevision.devices import environment
+from edgevision.export import export_onnx, load_onnx, save_onnx
+from edgevision.files import write_json
+from edgevision.models.checkpoint import load_checkpoint
+from edgevision.preprocessing import Preprocessing
+from edgevision.quantization import calibrate, emit
+from edgevision.quantization.bias_correction import correct_biases
+from edgevision.quantization.equalization import equalize, smooth
+from edgevision.quantization.simulation import network_sqnr
+from edgevision.tasks import get_task
+from edgevision.train import default_config, override
+from edgevision.train.job import train
+from edgevision.train.results import as_phase
+from edgevision.types import TensorSpec
+
+RESULT = Path(__file__).parent / "results" / "recovery.json"
+SCHEMES = ("tensorrt", "x86-vnni")
+BATCH = 100
+Float32 = npt.NDArray[np.float32]
+Change = Callable[[onnx.ModelProto, Float32], onnx.ModelProto]
+
+GRAPHS: dict[str, Change] = {
+    "": lambda model, images: model,
+    "equalization": lambda model, images: equalize(model)[0],
+    "smoothing": lambda model, images: smooth(model, images)[0],
+    "equalization, smoothing": lambda model, images: smooth(equalize(model)[0], images)[0],
+}
+CORRECTIONS = ("", "analytic", "empirical")
+
+
+def recover(
+    float_path: Path,
+    calibration: Float32,
+    correction: Float32,
+    accuracy: Callable[[Path], float],
+    folder: Path,
+    *,
+    method: str = "percentile",
+) -> list[dict[str, Any]]:
+    """A row for each scheme and combination of methods.
+
+    Args:
+        float_path: the float ONNX file.
+        calibration, correction: (N, C, H, W) images to calibrate on and to correct biases on.
+        accuracy: of an ONNX file, in percent.
+        folder: for the graphs.
+        method: calibrator.
+    """
+    model = load_onnx(float_path)
+    rows = []
+    for graph_name, change in GRAPHS.items():
+        start = time.monotonic()
+        path = folder / f"float-{len(rows)}.onnx"
+        save_onnx(change(model, correction), path)
+        table = calibrate(path, [calibration], method=method)
+        prepared = time.monotonic() - start
+        for scheme in SCHEMES:
+            for kind in CORRECTIONS:
+                start = time.monotonic()
+                corrected = table
+                if kind:
+                    corrected = correct_biases(path, table, scheme, correction, method=kind)
+                output = folder / f"int8-{len(rows)}.onnx"
+                emit(path, corrected, scheme, output)
+                seconds = prepared + time.monotonic() - start
+                bias = f"{kind} bias correction" if kind else ""
+                methods = ", ".join(name for name in (graph_name, bias) if name)
+                rows.append(
+                    {
+                        "scheme": scheme,
+                        "methods": methods or "plain PTQ",
+                        "accuracy": accuracy(output),
+                        "sqnr_db": network_sqnr(model, load_onnx(output), correction),
+                        "seconds": round(seconds, 1),
+                    }
+                )
+    return rows
+
+
+def accuracy_of(data: ImageDataset, preprocessing: Preprocessing) -> Callable[[Path], float]:
+    """Top-1 in percent over the whole of ``data``, on ONNX Runtime."""
+
+    def measure(path: Path) -> float:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        name, right = session.get_inputs()[0].name, 0
+        for first in range(0, len(data), BATCH):
+            indices = range(first, min(first + BATCH, len(data)))
+            pixels = np.stack([preprocessing.geometry(data.image(i)) for i in indices])
+            logits = session.run(None, {name: preprocessing.normalize(pixels)})[0]
+            right += int((logits.argmax(1) == [data.target(i) for i in indices]).sum())
+        return 100 * right / len(data)
+
+    return measure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="timm:mobilenetv3_small_050")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint and graphs")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--calibration-images", type=int, default=512)
+    parser.add_argument("--correction-images", type=int, default=128)
+    parser.add_argument("--method", default="percentile", help="calibrator")
+    parser.add_argument("--qat", nargs="*", default=(), metavar="NAME=FILE", help="graphs of QAT")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+
+    size = (arguments.image_size, arguments.image_size)
+    data = load_data(arguments.data, image_size=size)
+    checkpoint = arguments.out / "checkpoint"
+    if not (checkpoint / "model.json").is_file():
+        config = override(default_config(arguments.model), epochs=arguments.epochs)
+        with Phases(Console()) as progress:
+            told = as_phase(progress, "training")
+            train(arguments.model, data, out=checkpoint, config=config, progress=told)
+    module, card = load_checkpoint(checkpoint)
+    preprocessing = card.as_preprocessing()
+    float_path = arguments.out / "float.onnx"
+    spec = TensorSpec("image", ("batch", *preprocessing.input_shape))
+    export_onnx(module, float_path, input_spec=spec, output_names=["logits"])
+    chosen = sample_calibration(
+        data.train,
+        get_task("classification"),
+        arguments.calibration_images,
+        0,
+        validation=data.validation,
+    )
+    images = np.concatenate(list(chosen.batches(preprocessing, BATCH)))
+    accuracy = accuracy_of(data.validation, preprocessing)
+    fp32 = accuracy(float_path)
+    rows = recover(
+        float_path,
+        images,
+        images[: arguments.correction_images],
+        accuracy,
+        arguments.out,
+        method=arguments.method,
+    )
+    for entry in arguments.qat:
+        name, _, file = entry.partition("=")
+        rows.append({"scheme": name, "methods": "QAT", "accuracy": accuracy(Path(file))})
+    for row in rows:
+        row["drop"] = round(fp32 - row["accuracy"], 3)
+        print(f"{row['scheme']:10s} {row['accuracy']:6.2f} {row['drop']:+6.2f}  {row['methods']}")
+    write_json(
+        arguments.result,
+        {
+            "claim": "MobileNetV3 after PTQ alone and with each method of recovery",
+            "command": f"python benchmarks/recovery.py --model {arguments.model} --out OUT "
+            f"--image-size {arguments.image_size} --epochs {arguments.epochs}",
+            "data": arguments.data,
+            "test_images": len(data.validation),
+            "calibration_images": len(images),
+            "correction_images": min(arguments.correction_images, len(images)),
+            "calibrator": arguments.method,
+            "fp32_accuracy": fp32,
+            "rows": rows,
+            "environment": environment(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
