@@ -180,11 +180,14 @@ def free_reshapes(model: onnx.ModelProto, batch: int) -> int:
     graph = Graph(model)
     changed = 0
     for node in graph.nodes:
-        if node.op_type != "Reshape" or attribute(node, "allowzero", 0):
-            continue
-        shape = graph.constant(node.input[1])
+        shape = graph.constant(node.input[1]) if node.op_type == "Reshape" else None
         if shape is None or not shape.size or shape.reshape(-1)[0] != batch:
             continue
+        if attribute(node, "allowzero", 0):
+            if not shape.all():
+                continue
+            for item in [item for item in node.attribute if item.name == "allowzero"]:
+                node.attribute.remove(item)  # without a 0 in the shape it says nothing
         name = graph.fresh_name(f"{node.output[0]}_shape_{changed}")
         set_initializer(model, name, np.array([0, *shape.reshape(-1)[1:]], np.int64))
         node.input[1] = name

@@ -110,9 +110,11 @@ def test_sum_of_two_becomes_add(save: Save, weight: np.ndarray) -> None:
     assert operators(adopt(path)) == ["Conv", "Relu", "Add"]
 
 
-def test_a_batch_of_one_is_freed_with_its_reshape(save: Save, random: Any) -> None:
+@pytest.mark.parametrize("reshape", ["Reshape", "Reshape <allowzero=1>"])
+def test_a_batch_of_one_is_freed_with_its_reshape(save: Save, random: Any, reshape: str) -> None:
     path = save(
-        "(float[1,3,4,4] x) => (float[1,5] y) { r = Reshape (x, s)  y = Gemm <transB=1> (r, w) }",
+        f"(float[1,3,4,4] x) => (float[1,5] y) {{ r = {reshape} (x, s) "
+        "y = Gemm <transB=1> (r, w) }",
         s=np.array([1, 48], np.int64),
         w=random.normal(size=(5, 48)).astype(np.float32),
     )
