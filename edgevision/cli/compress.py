@@ -33,6 +33,9 @@ Examples:
 """
 
 
+_WHEN = {None: None, True: "always", False: "never"}
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
     app.command("compress", help=_HELP)(_compress)
@@ -78,6 +81,14 @@ def _compress(
     calibration_images: Annotated[
         int | None, typer.Option(help="Images of the calibration set (default 512).")
     ] = None,
+    qat: Annotated[
+        bool | None,
+        typer.Option(
+            "--qat/--no-qat",
+            help="Quantization-aware training always or never (default: where INT8 misses the "
+            "accuracy budget).",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of shuffling, augmentation, calibration and pruning.")
     ] = None,
@@ -102,7 +113,7 @@ def _compress(
         "seed": seed,
         "train": {"epochs": epochs},
         "prune": {"macs": prune_macs, "params": prune_params, "pruning_ratio": pruning_ratio},
-        "quantize": {"images": calibration_images},
+        "quantize": {"images": calibration_images, "qat": {"when": _WHEN[qat]}},
         "build": False if no_build else None,
     }
     if fine_tune_epochs is not None:

@@ -14,6 +14,7 @@ from edgevision.pipeline.candidates import BASELINE, graphs
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.build import artifact_of
 from edgevision.pipeline.stages.export import INPUT_NAME
+from edgevision.pipeline.stages.recover import TABLE, table_path
 from edgevision.types import TensorSpec
 
 GOLDEN_IMAGES = 8
@@ -71,8 +72,9 @@ def write_bundle(
                 target=job.target.name if graph.wanted else None,
             )
         if "quantize" in job.results:
-            for name in ("calibration.json", "calibration-set.json"):
-                writer.add_file(job.done("quantize").path(name), name, kind="calibration")
+            writer.add_file(table_path(job), TABLE, kind="calibration")
+            chosen = "calibration-set.json"
+            writer.add_file(job.done("quantize").path(chosen), chosen, kind="calibration")
         for name, content in (reports or {}).items():
             writer.add_bytes(content, name, kind="report")
         if golden:

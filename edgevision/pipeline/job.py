@@ -60,6 +60,7 @@ class Job:
     fine_tune: TrainConfig | None
     progress: Progress = silent
     foreign: Foreign | None = None
+    qat: TrainConfig | None = None
     results: dict[str, StageResult] = field(default_factory=dict)
 
     def done(self, stage: str) -> StageResult:
@@ -180,7 +181,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
     prune, fine_tune = _pruning(recipe, train)
     return Job(
         recipe, target, task, data, preprocessing, train, checkpoint, card, prune, fine_tune,
-        progress, foreign,
+        progress, foreign, _qat(recipe, train),
     )  # fmt: skip
 
 
@@ -231,6 +232,17 @@ def _checkpoint(model: str) -> tuple[Path | None, ModelCard | None]:
     from edgevision.models.checkpoint import load_card
 
     return folder, load_card(folder)
+
+
+def _qat(recipe: Recipe, train: TrainConfig) -> TrainConfig | None:
+    if recipe.quantize is None:
+        return None
+    from edgevision.pipeline.qat import default_qat_config
+    from edgevision.train import TrainConfig
+
+    base = {**default_qat_config(train).model_dump(), "seed": recipe.seed}
+    given = merge(base, recipe.quantize.qat.train)
+    return validate(TrainConfig, given, "recipe.quantize.qat.train")
 
 
 def _pruning(recipe: Recipe, train: TrainConfig) -> tuple[PruneConfig | None, TrainConfig | None]:

@@ -31,8 +31,20 @@ class InputSection(_Section):
         return (value, value) if isinstance(value, int) else value
 
 
+class QatSection(_Section):
+    """Quantization-aware training.
+
+    Attributes:
+        when: ``when-needed``: where quantizing after training misses the accuracy budget.
+        train: overrides fields of its training recipe (``default_qat_config``).
+    """
+
+    when: Literal["never", "when-needed", "always"] = "when-needed"
+    train: dict[str, Any] = Field(default_factory=dict)
+
+
 class QuantizeSection(_Section):
-    """Post-training quantization to INT8.
+    """Quantization to INT8.
 
     Attributes:
         method: how the calibrator turns what it saw into ranges.
@@ -42,6 +54,9 @@ class QuantizeSection(_Section):
             ``activations`` from activations into weights (SmoothQuant).
         bias_correction: add to each bias what quantization takes away on average: ``empirical``, as
             measured within the quantized network, or ``analytic``, from the weights alone.
+        adaround: learn for each weight whether to round it up or down (AdaRound).
+        weight_bits: below 8 too: weights then take the levels of so many bits, in INT8 storage.
+        qat: quantization-aware training.
         regions: leave in float what INT8 makes slower, by times measured on the target, where this
             machine is one. What is chosen depends on those times.
     """
@@ -50,6 +65,9 @@ class QuantizeSection(_Section):
     images: int = Field(default=512, ge=1, le=100_000)
     equalize: Literal["off", "layers", "activations"] = "off"
     bias_correction: Literal["off", "empirical", "analytic"] = "off"
+    adaround: bool = False
+    weight_bits: int = Field(default=8, ge=3, le=8)
+    qat: QatSection = QatSection()
     regions: bool = True
 
 

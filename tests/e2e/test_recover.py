@@ -21,7 +21,7 @@ def test_layers_that_cost_accuracy_go_back_to_float(tmp_path: Path, image_folder
             overrides={
                 **RECIPE,
                 "prune": None,
-                "quantize": {"images": 8, "method": "clipped"},
+                "quantize": {"images": 8, "method": "clipped", "qat": {"when": "never"}},
                 "verify": {**RECIPE["verify"], "max_accuracy_drop": 5},
             },
             out=tmp_path,

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 BATCH = 32
 IMAGES = 128  # for means of channels; all of them are in memory at once
-EQUALIZED = "model.equalized.fp32.onnx"
+PREPARED = "model.prepared.fp32.onnx"
 NOISE_IMAGES = 16  # the noise of a layer is a mean over its pixels as well
 
 
 class Quantize(Stage[Job]):
     """Outputs ``calibration.json``, ``calibration-set.json`` and ``model.int8.SCHEME.onnx``.
 
-    Where it was equalized, the float graph that was calibrated as well.
+    Where it was equalized or its weights rounded, the float graph behind them as well.
     """
 
     name = "quantize"
@@ -67,6 +67,9 @@ class Quantize(Stage[Job]):
             calibration_digest=chosen.digest,
             progress=lambda seen: job.progress("calibrating", seen, len(chosen), ""),
         )
+        if (section.adaround or section.weight_bits < 8) and job.target.scheme is not None:
+            table = _rounded(job, chosen, graph, table, work)
+            graph = work / PREPARED
         if section.bias_correction != "off" and job.target.scheme is not None:
             from edgevision.quantization.bias_correction import correct_biases
 
@@ -125,9 +128,31 @@ def _equalized(job: Job, chosen: CalibrationSet, work: Path) -> Path:
         model, changed = equalize(model)
     else:
         model, changed = smooth(model, _first_images(job, chosen, IMAGES))
-    save_onnx(model, work / EQUALIZED)
+    save_onnx(model, work / PREPARED)
     job.progress("equalizing", 1, 1, f"{len(changed)} layers")
-    return work / EQUALIZED
+    return work / PREPARED
+
+
+def _rounded(
+    job: Job, chosen: CalibrationSet, graph: Path, table: CalibrationTable, work: Path
+) -> CalibrationTable:
+    """AdaRound's weights, in ``work / PREPARED``, and the table for them."""
+    from edgevision.export import load_onnx, save_onnx
+    from edgevision.quantization import get_scheme
+    from edgevision.quantization.adaround import adaround
+    from edgevision.quantization.quantized_torch import with_weight_bits
+
+    assert job.recipe.quantize is not None
+    assert job.target.scheme is not None
+    model, learned = adaround(
+        load_onnx(graph),
+        table,
+        with_weight_bits(get_scheme(job.target.scheme), job.recipe.quantize.weight_bits),
+        chosen.batches(job.preprocessing, BATCH),
+        progress=lambda done, total: job.progress("rounding weights", done, total, ""),
+    )
+    save_onnx(model, work / PREPARED)
+    return learned
 
 
 def _first_images(job: Job, chosen: CalibrationSet, count: int) -> npt.NDArray[np.float32]:
@@ -136,8 +161,8 @@ def _first_images(job: Job, chosen: CalibrationSet, count: int) -> npt.NDArray[n
 
 def quantized_from(job: Job) -> Path:
     """The float graph that the calibration table is of."""
-    equalized = job.done("quantize").path(EQUALIZED)
-    return equalized if equalized.exists() else float_graph(job)
+    prepared = job.done("quantize").path(PREPARED)
+    return prepared if prepared.exists() else float_graph(job)
 
 
 def float_graph(job: Job) -> Path:

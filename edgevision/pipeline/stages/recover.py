@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SUSPECTS = 24  # layers whose effect on the network's output is measured one by one
 IMAGES = 16  # for that; noise settles quickly
+LEARNED = "model.learned.fp32.onnx"
+TABLE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -36,83 +39,137 @@ def emission_of(job: Job) -> Emission:
     """From the last stage that emitted the graph of the target's scheme."""
     from edgevision.quantization import CalibrationTable
 
-    quantize, name = job.done("quantize"), f"model.int8.{job.target.scheme}.onnx"
-    table = CalibrationTable.load(quantize.path("calibration.json"))
-    path, kept = quantize.path(name), {}
+    name = f"model.int8.{job.target.scheme}.onnx"
+    float_path, path, kept = quantized_from(job), job.done("quantize").path(name), {}
     if "recover" in job.results and job.done("recover").path(name).exists():
-        path = job.done("recover").path(name)
-        kept = job.done("recover").json("recover.json")["keep_float"]
-    return Emission(quantized_from(job), table, path, kept)
+        recover = job.done("recover")
+        path, kept = recover.path(name), recover.json("recover.json")["keep_float"]
+        if recover.path(LEARNED).exists():
+            float_path = recover.path(LEARNED)
+    return Emission(float_path, CalibrationTable.load(table_path(job)), path, kept)
+
+
+def table_path(job: Job) -> Path:
+    """The calibration table that the target's INT8 graph was emitted with."""
+    if "recover" in job.results and job.done("recover").path(TABLE).exists():
+        return job.done("recover").path(TABLE)
+    return job.done("quantize").path(TABLE)
 
 
 class Recover(Stage[Job]):
     """Outputs ``recover.json`` and, where INT8 throughout missed the budget, another INT8 graph.
 
-    Layers go back to float, those first that add most noise to the network's output, as few as
-    keep the budget on the validation split.
+    First quantization-aware training, which costs no speed; its float graph and table are kept.
+    Where that is not enough, or not asked for, layers go back to float: those first that add most
+    noise to the network's output, as few as keep the budget on the validation split.
     """
 
     name = "recover"
+    resumes = True
 
     def depends(self, job: Job) -> dict[str, Any]:
+        assert job.recipe.quantize is not None
         return {
             "quantize": job.key("quantize"),
             "scheme": job.target.scheme,
             "budget": job.recipe.verify.max_accuracy_drop,
+            "qat": job.recipe.quantize.qat.model_dump(mode="json"),
         }
 
     def run(self, job: Job, work: Path) -> None:
         told: dict[str, Any] = {"keep_float": {}, "tried": []}
         if job.target.scheme is not None:
-            self._run(job, work, told)
+            _Recovery(job, work, job.target.scheme, told).run()
         write_json(work / "recover.json", told)
 
-    def _run(self, job: Job, work: Path, told: dict[str, Any]) -> None:
-        base = emission_of(job)
-        allowed = job.recipe.verify.max_accuracy_drop
-        baseline = float(job.done("baseline").json("metrics.json")[job.task.metric_name])
-        accuracy = _accuracy(job, base.int8_path, "accuracy of INT8")
-        told |= {"baseline": baseline, "int8": accuracy}
-        if keeps_budget(baseline, accuracy, allowed):
-            return
-        told["float"] = _accuracy(job, base.float_path, "accuracy in float")
-        if keeps_budget(baseline, told["float"], allowed):  # else it was not INT8 that lost it
-            self._leave_in_float(job, work, base, baseline, told)
 
-    def _leave_in_float(
-        self, job: Job, work: Path, base: Emission, baseline: float, told: dict[str, Any]
-    ) -> None:
+class _Recovery:
+    def __init__(self, job: Job, work: Path, scheme: str, told: dict[str, Any]) -> None:
+        self.job, self.work, self.scheme, self.told = job, work, scheme, told
+        self.base = emission_of(job)
+        self.output = work / f"model.int8.{scheme}.onnx"
+        metrics = job.done("baseline").json("metrics.json")
+        self.baseline = float(metrics[job.task.metric_name])
+
+    def run(self) -> None:
+        assert self.job.recipe.quantize is not None
+        when = self.job.recipe.quantize.qat.when
+        told = self.told
+        told |= {"baseline": self.baseline, "int8": self._accuracy(self.base.int8_path, "INT8")}
+        missed = not self._keeps(told["int8"])
+        if when == "always" or (missed and when == "when-needed"):
+            self._train()
+            missed = not self._keeps(told["qat"])
+        if missed:
+            told["float"] = self._accuracy(self.base.float_path, "the float network")
+            if self._keeps(told["float"]):  # else it was not INT8 that lost it
+                self._leave_in_float()
+
+    def _keeps(self, accuracy: float) -> bool:
+        return keeps_budget(self.baseline, accuracy, self.job.recipe.verify.max_accuracy_drop)
+
+    def _accuracy(self, path: Path, what: str) -> float:
+        metric = self.job.task.metric_name
+        return evaluate_onnx(self.job, path, f"accuracy of {what}")[metric]
+
+    def _train(self) -> None:
+        """Quantization-aware training; taken where it is better than what was there."""
+        from edgevision.pipeline.qat import quantization_aware_training
+        from edgevision.quantization import CalibrationTable, emit, get_scheme
+        from edgevision.quantization.quantized_torch import with_weight_bits
+        from edgevision.train.results import as_phase
+
+        job, folder = self.job, self.work / "qat"
+        assert job.recipe.quantize is not None
+        bits = job.recipe.quantize.weight_bits
+        done = quantization_aware_training(
+            self.base.float_path,
+            self.base.table,
+            with_weight_bits(get_scheme(self.scheme), bits),
+            job.data,
+            job.preprocessing,
+            job.task,
+            folder=folder,
+            config=job.qat,
+            progress=as_phase(job.progress, "quantization-aware training"),
+        )
+        table = CalibrationTable.load(done.table_path)
+        report = emit(done.onnx_path, table, self.scheme, self.output)
+        self.told["qat"] = self._accuracy(self.output, "INT8 after training")
+        if self.told["qat"] >= self.told["int8"]:
+            self.told[self.scheme] = emitted(report, done.onnx_path, table)
+            done.onnx_path.replace(self.work / LEARNED)
+            done.table_path.replace(self.work / TABLE)
+            self.base = Emission(self.work / LEARNED, table, self.output, {})
+        else:
+            self.output.unlink()
+        shutil.rmtree(folder)
+
+    def _leave_in_float(self) -> None:
         from edgevision.quantization import emit
 
-        scheme = job.target.scheme
-        assert scheme is not None
-        order = _most_costly_first(job, base)
-        allowed = job.recipe.verify.max_accuracy_drop
-        output = work / f"model.int8.{scheme}.onnx"
+        base, told = self.base, self.told
+        order = _most_costly_first(self.job, base, self.scheme)
+        trial = self.work / "trial.onnx"
 
         def kept(count: int) -> dict[str, str]:
             return {name: f"in INT8 it costs accuracy: {cost}" for name, cost in order[:count]}
 
-        def accuracy(count: int) -> float:
-            emit(base.float_path, base.table, scheme, output, keep_float=kept(count))
-            value = _accuracy(job, output, f"accuracy with {count} layers in float")
+        def enough(count: int) -> bool:
+            emit(base.float_path, base.table, self.scheme, trial, keep_float=kept(count))
+            value = self._accuracy(trial, f"INT8 with {count} layers in float")
             told["tried"].append({"layers_in_float": count, "accuracy": value})
-            return value
+            return self._keeps(value)
 
         # One layer stays: a network without any is the float network, which is there already.
-        count = fewest(
-            len(order) - 1, lambda count: keeps_budget(baseline, accuracy(count), allowed)
-        )
-        if count is None:
-            output.unlink(missing_ok=True)
-            return
-        told["keep_float"] = kept(count)
-        report = emit(base.float_path, base.table, scheme, output, keep_float=kept(count))
-        told[scheme] = emitted(report, base.float_path, base.table)
-
-
-def _accuracy(job: Job, path: Path, phase: str) -> float:
-    return evaluate_onnx(job, path, phase)[job.task.metric_name]
+        count = fewest(len(order) - 1, enough)
+        trial.unlink(missing_ok=True)
+        if count is not None:
+            told["keep_float"] = kept(count)
+            report = emit(
+                base.float_path, base.table, self.scheme, self.output, keep_float=kept(count)
+            )
+            told[self.scheme] = emitted(report, base.float_path, base.table)
 
 
 def fewest(most: int, enough: Callable[[int], bool]) -> int | None:
@@ -135,12 +192,10 @@ def fewest(most: int, enough: Callable[[int], bool]) -> int | None:
     return high
 
 
-def _most_costly_first(job: Job, base: Emission) -> list[tuple[str, str]]:
+def _most_costly_first(job: Job, base: Emission, scheme: str) -> list[tuple[str, str]]:
     """Names of layers with what each gives when left in float; then the rest by their noise."""
     from edgevision.quantization.sensitivity import layer_noise, leave_in_float
 
-    scheme = job.target.scheme
-    assert scheme is not None
     images = some_images(job.data.train, job.preprocessing, IMAGES)
     job.progress("noise of layers", 0, 2, "")
     noise = layer_noise(base.float_path, base.table, scheme, images)
