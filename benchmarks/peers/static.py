@@ -4,52 +4,107 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnxruntime.quantization import CalibrationDataReader, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+Float32 = npt.NDArray[np.float32]
+
+# TensorRT wants symmetric int8 and no integer bias; with its defaults the tool's graph fails there.
+_LAYERS = ["Conv", "Gemm", "MatMul", "Add"]
+STATIC_FORMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "tensorrt": {
+        "quant_format": QuantFormat.QDQ,
+        "activation_type": QuantType.QInt8,
+        "weight_type": QuantType.QInt8,
+        "per_channel": True,
+        "op_types_to_quantize": [*_LAYERS, "MaxPool"],
+        "extra_options": {
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": _LAYERS,
+        },
+    },
+}
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
     """Hands images to ONNX Runtime's tool one by one."""
 
-    def __init__(self, name: str, images: npt.NDArray[np.float32]) -> None:
+    def __init__(self, name: str, images: Float32) -> None:
         self.feeds = iter([{name: image[None]} for image in images])
 
-    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, Float32] | None:
         return next(self.feeds, None)
 
 
+def static_graph(
+    fp32: Path, images: Float32, output: Path, *, form: str = "default", method: str = "MinMax"
+) -> str | None:
+    """``quantize_static`` in one of its forms; None, or why it failed."""
+    prepared = output.with_suffix(".prepared.onnx")
+    name = onnx.load(fp32, load_external_data=False).graph.input[0].name
+    try:
+        quant_pre_process(str(fp32), str(prepared))
+        quantize_static(
+            str(prepared),
+            str(output),
+            Reader(name, images),
+            calibrate_method=CalibrationMethod[method],
+            **STATIC_FORMS[form],
+        )
+    except Exception as error:  # noqa: BLE001
+        return f"failed: {error}"[:300]
+    return None
+
+
+def nncf_graph(
+    fp32: Path, images: Float32, output: Path, nncf_python: str
+) -> tuple[str, str | None]:
+    """NNCF's defaults, in its own environment: (version, None) or ("", why it failed)."""
+    saved = output.with_suffix(".npy")
+    np.save(saved, images)
+    script = Path(__file__).with_name("nncf_graph.py")
+    command = [nncf_python, script, fp32, saved, output]
+    done = subprocess.run(command, capture_output=True, text=True)
+    saved.unlink()
+    if done.returncode != 0:
+        return "", f"failed: {done.stderr.strip()[-300:]}"
+    return done.stdout.strip().splitlines()[-1], None
+
+
 def peer_graphs(
-    fp32: Path, images: npt.NDArray[np.float32], folder: Path, nncf_python: str | None
+    fp32: Path, images: Float32, folder: Path, nncf_python: str | None
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """``quantize_static`` with its defaults and, in an environment of its own, NNCF.
+    """``quantize_static`` with its defaults and, where its environment is given, NNCF.
 
     Returns the files by name and the versions. A peer that fails is left out, with its error in
     place of the version.
     """
     graphs: dict[str, Path] = {}
     versions: dict[str, str] = {"onnxruntime": onnxruntime.__version__}
-    prepared, static = folder / "prepared.onnx", folder / "quantize_static.onnx"
-    name = onnx.load(fp32, load_external_data=False).graph.input[0].name
-    try:
-        quant_pre_process(str(fp32), str(prepared))
-        quantize_static(str(prepared), str(static), Reader(name, images))
+    static, nncf = folder / "quantize_static.onnx", folder / "nncf.onnx"
+    error = static_graph(fp32, images, static)
+    if error is None:
         graphs["quantize_static"] = static
-    except Exception as error:  # noqa: BLE001
-        versions["quantize_static"] = f"failed: {error}"[:300]
+    else:
+        versions["quantize_static"] = error
     if nncf_python is not None:
-        np.save(folder / "images.npy", images)
-        nncf = folder / "nncf.onnx"
-        script = Path(__file__).with_name("nncf_graph.py")
-        command = [nncf_python, script, fp32, folder / "images.npy", nncf]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 0:
+        version, error = nncf_graph(fp32, images, nncf, nncf_python)
+        versions["nncf"] = error or version
+        if error is None:
             graphs["nncf"] = nncf
-            versions["nncf"] = done.stdout.strip().splitlines()[-1]
-        else:
-            versions["nncf"] = f"failed: {done.stderr.strip()[-300:]}"
     return graphs, versions
