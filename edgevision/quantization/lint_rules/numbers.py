@@ -94,7 +94,8 @@ def weight_range(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             continue
         # -128 in a symmetric int8 tensor is harmless; beyond fewer bits products saturate.
         if scheme.weight.bits < 8 and np.abs(integers.astype(np.int16)).max(initial=0) > limit:
-            message = f"weights beyond ±{limit}: pairs of products saturate; use {scheme.weight.bits} bits"
+            bits = scheme.weight.bits
+            message = f"weights beyond ±{limit}: pairs of products saturate; use {bits} bits"
             found.append(Finding("weight-range", node.name, message))
     return found
 
