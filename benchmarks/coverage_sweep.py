@@ -5,8 +5,8 @@
 Names are timm's; without any, all of sweep.txt. Each runs in a process of its own under a time
 limit, and its result is stored at once: run the same command again and it goes on where it was
 stopped. Weights are random but well-conditioned: BatchNorm statistics are taken from the images,
-and layers that start as zero or nearly so (layer scales, last BatchNorm of a block) get scales
-around one, so that every layer counts in the output. SQNR is measured on other images than those
+and scales that start as zero or nearly so (layer scales, last BatchNorm of a block) are drawn from
+0.1 to 0.3, so that every layer counts in the output. SQNR is measured on other images than those
 of the calibration, which are smooth noise.
 
 An architecture works when every step passes: export to ONNX with a dynamic batch; calibration on
