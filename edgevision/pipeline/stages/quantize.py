@@ -19,6 +19,7 @@ class Quantize(Stage[Job]):
     """Outputs ``calibration.json``, ``calibration-set.json`` and ``model.int8.SCHEME.onnx``."""
 
     name = "quantize"
+    version = 2
 
     def depends(self, job: Job) -> dict[str, Any]:
         assert job.recipe.quantize is not None
