@@ -22,6 +22,7 @@ class Build(Stage[Job]):
     """Outputs an artifact for each wanted graph and for the baseline, and ``artifacts.json``."""
 
     name = "build"
+    version = 2
 
     def depends(self, job: Job) -> dict[str, Any]:
         return {

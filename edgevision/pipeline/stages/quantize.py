@@ -32,6 +32,7 @@ class Quantize(Stage[Job]):
     """
 
     name = "quantize"
+    version = 2
 
     def depends(self, job: Job) -> dict[str, Any]:
         assert job.recipe.quantize is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from edgevision.benchmark.report_schema import read_report
+from edgevision.benchmark.report_schema import LayerRow, read_report
 from edgevision.bundle import AccuracyVerdict, LatencyVerdict, Verdict, write_zip
 from edgevision.cli.app import run_command
+from edgevision.cli.inspect import _layer_table, _reasons, _worst
 
 Make = Callable[..., Path]
 Paint = Callable[..., np.ndarray[Any, Any]]
@@ -156,6 +159,24 @@ def test_inspect(make_bundle: Make, capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(capsys.readouterr().out)
     assert values["task"] == "classification"
     assert "MatMul" in {row["operator"] for row in values["layers"]["model.fp32.onnx"]}
+
+
+def test_layers_are_told_with_noise_range_and_reasons() -> None:
+    rows = [
+        LayerRow(name="a", operator="Conv", asked="int8", used="int8", sqnr_db=35.0, amax=1.5),
+        LayerRow(name="[b]", operator="Conv", asked="int8", used="fp32", sqnr_db=12.0, reason="r"),
+        LayerRow(name="c", operator="Add", asked="int8", used="fp32", sqnr_db=30.0, reason="r"),
+        LayerRow(name="reorder", operator="Transpose", used="int8", time_ms=0.5),
+    ]
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(_layer_table("model.onnx", rows))
+    lines = console.export_text().splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    assert lines[2].split() == ["a", "Conv", "int8", "int8", "35.0", "1.5"]
+    assert lines[3].split() == ["[b]", "Conv", "int8", "fp32", "12.0"]
+    assert lines[5].split() == ["reorder", "Transpose", "int8", "0.5000"]
+    assert [row.name for row in _worst(rows, 2)] == ["[b]", "c"]
+    assert _reasons(rows) == [r"\[b], c: r"]
 
 
 def test_bench_writes_its_report(
