@@ -131,7 +131,7 @@ class QuantizedTorchGraph(TorchGraph):
         for position, slot in sorted(self.plan.weights):
             name = self.steps[position].inputs[slot]
             step = self.layer_step(position, slot)
-            weight = self.weight_quantizer(name)(self.named_values()[name], step)
+            weight = self.weight_quantizer(name)(self.constant(name), step)
             set_initializer(model, name, weight.cpu().contiguous().numpy())
             scales[name] = step.cpu().numpy()
         tensors = {name: self._range(name) for name in sorted(self.group_of)}
@@ -235,7 +235,7 @@ class QuantizedTorchGraph(TorchGraph):
         step = quantizer.step()
         if position not in self.plan.biases:
             return step
-        bias = self.named_values()[inputs[self.plan.biases[position]]].detach()
+        bias = self.constant(inputs[self.plan.biases[position]]).detach()
         needed = bias.abs().double() / (BIAS_LIMIT * self._input_step(position).detach().double())
         needed = needed if quantizer.axis is not None else needed.max()
         return torch.maximum(step.double(), needed).float()

@@ -60,7 +60,7 @@ class TorchGraph(nn.Module):
         self.model = model
         self.graph = Graph(model)
         self.constants: dict[str, Tensor] = {}
-        self.parameter_names: list[str] = []
+        self.parameter_places: dict[str, int] = {}  # by ONNX name, in ``trained``
         self.buffer_names: dict[str, str] = {}
         self.trained = nn.ParameterList()
         self.steps = _steps(self.graph, opset_of(model))
@@ -68,7 +68,7 @@ class TorchGraph(nn.Module):
         for name, proto in self.graph.initializers.items():
             tensor = from_proto(proto)
             if name in wanted:
-                self.parameter_names.append(name)
+                self.parameter_places[name] = len(self.trained)
                 self.trained.append(nn.Parameter(tensor))
             elif tensor.is_floating_point() and tensor.ndim:
                 self.buffer_names[name] = f"constant{len(self.buffer_names)}"
@@ -123,16 +123,26 @@ class TorchGraph(nn.Module):
 
     def named_values(self) -> Mapping[str, Tensor]:
         """All constants by their ONNX names: parameters, buffers, and integers."""
-        values = dict(zip(self.parameter_names, self.trained, strict=True))
+        values: dict[str, Tensor] = dict(zip(self.parameter_places, self.trained, strict=True))
         buffers = {name: self.get_buffer(own) for name, own in self.buffer_names.items()}
         return {**values, **buffers, **self.constants}
 
     def parameter(self, name: str) -> nn.Parameter | None:
         """The parameter of the initializer ``name``, None where it is not trained."""
-        if name not in self.parameter_names:
+        place = self.parameter_places.get(name)
+        if place is None:
             return None
-        found: nn.Parameter = self.trained[self.parameter_names.index(name)]
+        found: nn.Parameter = self.trained[place]
         return found
+
+    def constant(self, name: str) -> Tensor:
+        """What the initializer ``name`` is now."""
+        parameter = self.parameter(name)
+        if parameter is not None:
+            return parameter
+        if name in self.buffer_names:
+            return self.get_buffer(self.buffer_names[name])
+        return self.constants[name]
 
     def read(self, position: int, slot: int, name: str, values: dict[str, Tensor]) -> Tensor:
         """What the node at ``position`` gets as its input ``slot``."""
@@ -150,7 +160,7 @@ class TorchGraph(nn.Module):
         """A copy of the model with the parameters as they are now."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        for name, parameter in zip(self.parameter_names, self.trained, strict=True):
+        for name, parameter in zip(self.parameter_places, self.trained, strict=True):
             set_initializer(model, name, parameter.detach().cpu().contiguous().numpy())
         return model
 

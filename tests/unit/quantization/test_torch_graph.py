@@ -78,7 +78,7 @@ def test_inner_tensors_several_outputs_and_new_weights(small: onnx.ModelProto) -
     inner = graph(images, keep=["a", "x", "y"])
     assert list(inner) == ["a", "x", "y"]
     assert torch.equal(inner["a"].relu() * 2, outputs[0])
-    assert graph.parameter_names == ["w", "b"]
+    assert list(graph.parameter_places) == ["w", "b"]
     with torch.no_grad():
         graph.parameter("b").add_(1)
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in graph.to_onnx().graph.initializer}
