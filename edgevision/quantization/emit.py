@@ -14,6 +14,7 @@ from edgevision.export.graph import opset_of
 from edgevision.export.loading import load_onnx, save_onnx
 from edgevision.files import sha256_file
 from edgevision.quantization.equivalence import check_equivalent
+from edgevision.quantization.half import SMALLEST_OPSET, to_half
 from edgevision.quantization.insertion import insert_qdq
 from edgevision.quantization.lint import Finding, lint_model
 from edgevision.quantization.placement import NOTHING, node_name, place
@@ -63,8 +64,10 @@ def emit(
     output: Path,
     *,
     keep_float: Mapping[str, str] = NOTHING,
+    half: bool = False,
 ) -> EmitReport:
     """Quantize the float model at ``onnx_path`` in the manner of ``scheme``.
+
 
     The graph written is linted, and proven to be the float graph again once its Q/DQ pairs are
     taken out. The same model and table give the same bytes.
@@ -75,6 +78,8 @@ def emit(
         scheme: name of a scheme.
         output: the file to write, whole or not at all.
         keep_float: nodes that stay in float, by name, each with why.
+        half: compute the remainder in float16 where the scheme wants that. Below opset 18, which
+            TensorRT 8 wants, it stays float32: the builder's FP16 flag takes its place.
 
     Raises:
         ModelError: the table belongs to another model, the opset is below 13, or nothing in the
@@ -110,6 +115,8 @@ def emit(
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise AssertionError(f"the emitted graph fails its own lint: {errors}")
+    if half and chosen.remainder == "float16" and opset_of(model) >= SMALLEST_OPSET:
+        quantized = to_half(quantized, table=table)
     save_onnx(quantized, output)
     return EmitReport(output, scheme, sha256_file(output), nodes, tuple(findings))
 

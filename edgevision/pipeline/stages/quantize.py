@@ -83,7 +83,8 @@ class Quantize(Stage[Job]):
         for index, scheme in enumerate(scheme_names()):
             job.progress("emitting Q/DQ", index, len(scheme_names()), scheme)
             try:
-                report = emit(graph, table, scheme, work / f"model.int8.{scheme}.onnx")
+                output = work / f"model.int8.{scheme}.onnx"
+                report = emit(graph, table, scheme, output, half=scheme == job.target.scheme)
             except ModelError as error:
                 if scheme == job.target.scheme:
                     raise

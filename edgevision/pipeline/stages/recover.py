@@ -134,7 +134,7 @@ class _Recovery:
             progress=as_phase(job.progress, "quantization-aware training"),
         )
         table = CalibrationTable.load(done.table_path)
-        report = emit(done.onnx_path, table, self.scheme, self.output)
+        report = emit(done.onnx_path, table, self.scheme, self.output, half=True)
         self.told["qat"] = self._accuracy(self.output, "INT8 after training")
         if self.told["qat"] >= self.told["int8"]:
             self.told[self.scheme] = emitted(report, done.onnx_path, table)
@@ -167,7 +167,12 @@ class _Recovery:
         if count is not None:
             told["keep_float"] = kept(count)
             report = emit(
-                base.float_path, base.table, self.scheme, self.output, keep_float=kept(count)
+                base.float_path,
+                base.table,
+                self.scheme,
+                self.output,
+                keep_float=kept(count),
+                half=True,
             )
             told[self.scheme] = emitted(report, base.float_path, base.table)
 

@@ -20,7 +20,7 @@ def scale(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         value = graph.scale(node)
         if value is None:
             found.append(Finding("scale", node.name, "its scale is not a constant"))
-        elif value.dtype != np.float32:
+        elif value.dtype.name not in ("float32", scheme.remainder):
             found.append(Finding("scale", node.name, f"its scale is {value.dtype}, not float32"))
         elif not (np.isfinite(value).all() and (value > 0).all()):
             found.append(Finding("scale", node.name, _BAD_SCALE))
