@@ -140,7 +140,7 @@ def _sidecar(device: Target, artifact: Artifact) -> dict[str, Any]:
         "scheme": device.scheme,
         "float_precision": {"wanted": device.float_precision.value, "used": used},
         "packages": package_versions(),
-        "layers": [asdict(layer) for layer in artifact.layers],
+        "layers": [{**asdict(layer), "nodes": list(layer.nodes)} for layer in artifact.layers],
     }
 
 

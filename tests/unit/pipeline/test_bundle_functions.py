@@ -166,7 +166,7 @@ def test_bench_refusals(make_bundle: Make) -> None:
 
 def test_layers_asked_and_used(make_bundle: Make, tmp_path: Path) -> None:
     bundle = make_bundle(scheme="tensorrt")
-    (tmp_path / "m.engine").write_bytes(b"engine")
+    (tmp_path / "model.int8.engine").write_bytes(b"engine")
     layers = [
         {"name": "kernel_0", "operator": "kgen", "precision": "fp32", "nodes": ["node_of_pooled"]},
         {"name": "reformat", "operator": "reformat", "precision": "fp32"},
@@ -175,7 +175,7 @@ def test_layers_asked_and_used(make_bundle: Make, tmp_path: Path) -> None:
     entry = add_engine(
         bundle,
         "rtx",
-        tmp_path / "m.engine",
+        tmp_path / "model.int8.engine",
         {"compute_capabilities": ["86"], "layers": layers},
         backend="tensorrt_rtx",
         precision="int8",
@@ -194,7 +194,7 @@ def test_layers_asked_and_used(make_bundle: Make, tmp_path: Path) -> None:
             target="rtx",
             verdict=Verdict(passed=True, exit_code=0),
             quantization=QuantizationSection(
-                scheme="tensorrt", method="minmax", nodes={"tensorrt": asked}
+                scheme="tensorrt", method="minmax", nodes={"model.int8.onnx": asked}
             ),
         ),
     )
