@@ -42,13 +42,15 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_goes_wrong_in_a_lane_is_told_once(probe, processes):
+    before = threading.active_count()
     lanes = open_lanes(probe, processes=processes, threads=2)
     with pytest.raises(ModelError, match="Tensor 'y': NaN or infinite"):
         observe(lanes, feeds(1, 2, 200, 3, 300), done)
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 def test_a_killed_process_is_told_and_leaves_nothing_behind(probe):
+    before = threading.active_count()
     lanes = open_lanes(probe, processes=2, threads=1)
     pids = [lane._process.pid for lane in lanes]
 
@@ -61,10 +63,11 @@ def test_a_killed_process_is_told_and_leaves_nothing_behind(probe):
         observe(lanes, images(), done)
     assert "fewer processes" in str(raised.value)
     assert not any(map(alive, pids))
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 def test_an_error_while_reading_images_ends_the_processes(probe):
+    before = threading.active_count()
     lanes = open_lanes(probe, processes=2, threads=1)
     pids = [lane._process.pid for lane in lanes]
 
@@ -75,7 +78,7 @@ def test_an_error_while_reading_images_ends_the_processes(probe):
     with pytest.raises(KeyboardInterrupt):
         observe(lanes, images(), done)
     assert not any(map(alive, pids))
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 def test_a_process_ends_when_its_parent_is_killed(tmp_path, make_model):
