@@ -48,6 +48,7 @@ NETWORKS = (
     "deit_tiny_patch16_224",
 )
 SCHEME = "x86-vnni"
+PEERS = ("quantize_static", "nncf")
 Run = Callable[[], object]
 
 
@@ -92,10 +93,11 @@ def openvino_run(path: Path, images: npt.NDArray[np.float32], threads: int) -> R
     return lambda: request.infer({0: images})
 
 
-def measure(
-    graphs: dict[str, Path], batch: int, threads: int, seconds: float
-) -> dict[str, dict[str, float]]:
-    """Every graph on its runtimes, interleaved; times and ratios to ONNX Runtime FP32."""
+def measure(graphs: dict[str, Path], batch: int, threads: int, seconds: float) -> dict[str, Any]:
+    """Every graph on its runtimes, interleaved; times and ratios to ONNX Runtime FP32.
+
+    A peer's graph that its runtime cannot run is left out, with the error under ``failed``.
+    """
     images = np.random.default_rng(1).normal(size=(batch, *SHAPE)).astype(np.float32)
     backend = get_backend("onnxruntime")
     runs: dict[str, Run] = {}
@@ -114,11 +116,18 @@ def measure(
         for name, path in graphs.items():
             if name != "ours":
                 runs[f"OV {name}"] = openvino_run(path, images, threads)
+    failed = {}
+    for name in [name for name in runs if name.split(" ", 1)[1] in PEERS]:
+        try:
+            runs[name]()
+        except Exception as error:  # noqa: BLE001
+            failed[name] = str(error)[:300]
+            del runs[name]
     config = BenchConfig(seconds=seconds, min_rounds=20, images_per_call=batch)
     comparison = compare(runs, baseline="ORT fp32", config=config)
     for runner in runners:
         runner.close()
-    rows = {}
+    rows: dict[str, Any] = {"failed": failed} if failed else {}
     for name, stats in comparison.runs.items():
         rows[name] = {"p50_ms": stats.latency_p50_ms, "min_ms": stats.latency_min_ms}
         if name in comparison.ratios:
@@ -168,6 +177,9 @@ def show(name: str, row: dict[str, Any]) -> None:
     for key in [key for key in row if key.startswith("batch")]:
         base = row[key]["ORT fp32"]
         for graph, times in row[key].items():
+            if graph == "failed":
+                print(f"{name:24s} {key} cannot run: {', '.join(times)}")
+                continue
             by_median = base["p50_ms"] / times["p50_ms"]
             by_minimum = base["min_ms"] / times["min_ms"]
             print(f"{name:24s} {key} {graph:22s} {by_median:5.2f} ({by_minimum:.2f})")
