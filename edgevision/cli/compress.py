@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-
-if TYPE_CHECKING:
-    from edgevision.pipeline.store import StageResult
 
 _NAMED = 4  # nodes that a line names
 
@@ -139,22 +136,20 @@ def _compress(
             return
         result = compress(resolved, out=out, progress=progress)
     console.print(verdict_table(result.figures))
-    for line in left_in_float(result.stages, result.figures):
+    for line in left_in_float(result.emission):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"Bundle: {result.bundle}", highlight=False, soft_wrap=True)
     console.print(f"Report: {result.report}", highlight=False, soft_wrap=True)
     result.raise_for_verdict()
 
 
-def left_in_float(stages: Mapping[str, StageResult], figures: dict[str, Any]) -> list[str]:
+def left_in_float(emission: Mapping[str, Any]) -> list[str]:
     """What of the shipped INT8 graph stays in float, by reason; empty where nothing is INT8."""
-    scheme = figures["verdict"]["shipped"].removeprefix("model.int8.").removesuffix(".onnx")
-    reports = stages["quantize"].json("emit.json") if "quantize" in stages else {}
-    if "asked" not in reports.get(scheme, {}):
+    if not emission:
         return []
-    asked = list(reports[scheme]["asked"].values())
+    asked = list(emission["asked"].values())
     by_reason: dict[str, list[str]] = {}
-    for node, reason in reports[scheme]["left_in_float"].items():
+    for node, reason in emission["left_in_float"].items():
         by_reason.setdefault(reason, []).append(node)
     head = f"Of {len(asked)} operators {asked.count('int8')} are asked to run in INT8"
     if not by_reason:

@@ -12,6 +12,7 @@ from typing import Any
 from edgevision.bundle import open_bundle
 from edgevision.errors import BundleError
 from edgevision.files import publish_folder
+from edgevision.pipeline.candidates import emission, graphs
 from edgevision.pipeline.job import Job, Progress, prepare, silent
 from edgevision.pipeline.stages.baseline import Baseline
 from edgevision.pipeline.stages.build import Build
@@ -37,6 +38,8 @@ class CompressResult:
         verdict: whether it may ship.
         figures: the verify stage's measurements, as in ``verify.json``.
         stages: each stage's result, by name.
+        emission: what emitting the shipped graph told (``asked``, ``left_in_float``, …); empty
+            where it is a float one.
     """
 
     bundle: Path
@@ -44,6 +47,7 @@ class CompressResult:
     verdict: Verdict
     figures: dict[str, Any]
     stages: dict[str, StageResult]
+    emission: dict[str, Any]
 
     def raise_for_verdict(self) -> None:
         """Do nothing when the verdict passed.
@@ -111,7 +115,10 @@ def compress(
         bundle = _publish(job, folder)
     figures = job.done("verify").json("verify.json")
     verdict = Verdict(**{**figures["verdict"], "reasons": tuple(figures["verdict"]["reasons"])})
-    return CompressResult(bundle, bundle / "report.html", verdict, figures, job.results)
+    shipped = next(graph for graph in graphs(job) if graph.file == verdict.shipped)
+    return CompressResult(
+        bundle, bundle / "report.html", verdict, figures, job.results, emission(job, shipped)
+    )
 
 
 def stages_of(recipe: Recipe) -> list[Stage[Job]]:
