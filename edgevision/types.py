@@ -50,6 +50,10 @@ class Availability:
     reason: str
 
 
+# Behind the name of a node: another one, which is part of its form on integers.
+GATE = "_gate"
+
+
 @dataclass(frozen=True)
 class LayerInfo:
     """One layer of a built artifact as its backend reports it.

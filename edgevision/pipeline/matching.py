@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgevision.backends.onnx_file import OnnxNode
-from edgevision.types import LayerInfo
+from edgevision.types import GATE, LayerInfo
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _DECORATION = re.compile(r"(_token_\d+|_nchwc|_nhwc|_quant|_myl\d+_\d+|/\w*Fusion\w*/?)$")
@@ -53,6 +53,11 @@ class _Matching:
         self.nodes = {node_label(n): n for n in nodes if n.operator not in _QDQ and n.outputs}
         self.known = dict(self.nodes)  # by every name that a backend may use
         self.known |= {f"node_of_{node.outputs[0]}": node for node in self.nodes.values()}
+        for name in [name for name in self.nodes if name.endswith(GATE)]:
+            # Part of the integer form of the node whose name it bears.
+            if name.removesuffix(GATE) in self.nodes:
+                self.known[name] = self.nodes[name.removesuffix(GATE)]
+                del self.nodes[name]
         sources = {n.outputs[0]: n.inputs[0] for n in nodes if n.operator in _QDQ and n.inputs}
         made = {name: node for node in self.nodes.values() for name in node.outputs}
         self.makers: dict[str, OnnxNode] = {}  # tensor, float or behind Q/DQ → node

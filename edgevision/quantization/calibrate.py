@@ -17,6 +17,7 @@ from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx
 from edgevision.files import sha256_file
 from edgevision.quantization.calibrators import CALIBRATORS
+from edgevision.quantization.integer_forms import useful_range
 from edgevision.quantization.observation import Feeds, Probe, observe, open_lanes
 from edgevision.quantization.placement import place
 from edgevision.quantization.schemes import get_scheme, scheme_names
@@ -93,7 +94,9 @@ def calibrate(
         images=images,
         onnx_sha256=sha256_file(onnx_path),
         calibration_digest=calibration_digest,
-        tensors={name: observers[name].result() for name in tensors},
+        tensors={
+            name: observers[name].result().inside(*useful_range(graph, name)) for name in tensors
+        },
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import onnx
 from edgevision.export.graph import Graph, attribute
 from edgevision.quantization.emit import NodePrecision
 from edgevision.quantization.histogram import HALF
+from edgevision.quantization.integer_forms import useful_range
 from edgevision.quantization.numbers import activation_params
 from edgevision.quantization.placement import place
 from edgevision.quantization.schemes import Scheme
@@ -68,8 +70,14 @@ def node_facts(
                 group = [table.tensors[name] for name in sorted(plan.scale_group(tensor))]
                 low, high = _limits(group, scheme)
                 step = float(activation_params(group, scheme).scale)
-                # What lies half a step beyond is rounded, not clipped.
-                share = saturated_share(table.tensors[tensor], low - step / 2, high + step / 2)
+                # What lies half a step beyond is rounded, and where all readers are flat nothing is
+                # lost: neither is clipped.
+                flat_below, flat_above = useful_range(graph, tensor)
+                share = saturated_share(
+                    table.tensors[tensor],
+                    -math.inf if low - step <= flat_below else low - step / 2,
+                    math.inf if high + step >= flat_above else high + step / 2,
+                )
                 limits.append((max(-low, high), share))
             amax = max((limit for limit, _ in limits), default=None)
             shares = [share for _, share in limits if share is not None]

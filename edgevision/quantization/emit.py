@@ -16,6 +16,7 @@ from edgevision.files import sha256_file
 from edgevision.quantization.equivalence import check_equivalent
 from edgevision.quantization.half import SMALLEST_OPSET, to_half
 from edgevision.quantization.insertion import insert_qdq
+from edgevision.quantization.integer_forms import write_out
 from edgevision.quantization.lint import Finding, lint_model
 from edgevision.quantization.placement import NOTHING, node_name, place
 from edgevision.quantization.rules.base import Plan, Refusal
@@ -70,7 +71,8 @@ def emit(
 
 
     The graph written is linted, and proven to be the float graph again once its Q/DQ pairs are
-    taken out. The same model and table give the same bytes.
+    taken out, before operators without an integer kernel are written out into those that have one.
+    The same model and table give the same bytes.
 
     Args:
         onnx_path: the float model that ``table`` was made from.
@@ -117,6 +119,13 @@ def emit(
         raise AssertionError(f"the emitted graph fails its own lint: {errors}")
     if half and chosen.remainder == "float16" and opset_of(model) >= SMALLEST_OPSET:
         quantized = to_half(quantized, table=table)
+    forms = [
+        position
+        for position, node in enumerate(nodes)
+        if node.asked == "int8" and node.operator in chosen.integer_forms
+    ]
+    if forms:
+        quantized = write_out(quantized, forms)
     save_onnx(quantized, output)
     return EmitReport(output, scheme, sha256_file(output), nodes, tuple(findings))
 

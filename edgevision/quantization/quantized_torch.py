@@ -16,11 +16,13 @@ from edgevision.errors import ModelError, UsageError
 from edgevision.export.graph import set_initializer
 from edgevision.quantization.fake_quant import FakeQuant, fake_quantize_bias
 from edgevision.quantization.insertion import QUANTIZED
+from edgevision.quantization.integer_forms import GATE_STEPS
 from edgevision.quantization.numbers import BIAS_LIMIT, activation_params, weight_params
 from edgevision.quantization.placement import NOTHING, place
 from edgevision.quantization.schemes import Scheme
 from edgevision.quantization.table import CalibrationTable, Float32, TensorRange
-from edgevision.quantization.torch_graph import TorchGraph
+from edgevision.quantization.torch_graph import Step, TorchGraph
+from edgevision.quantization.torch_ops.base import required
 
 
 def with_weight_bits(scheme: Scheme, bits: int) -> Scheme:
@@ -77,6 +79,14 @@ class QuantizedTorchGraph(TorchGraph):
         for (position, slot), axis in sorted(self.plan.weights.items()):
             self._add_weight(self.steps[position].inputs[slot], axis)
         self._take_in_corrections()
+        self.written_out = {
+            position
+            for position, step in enumerate(self.steps)
+            if step.node.operator == "HardSwish"
+            and "HardSwish" in scheme.integer_forms
+            and (position, 0) in self.plan.activations.get(step.inputs[0], ())
+            and step.outputs[0] in self.plan.activations
+        }
 
     def read(self, position: int, slot: int, name: str, values: dict[str, Tensor]) -> Tensor:
         place = (position, slot)
@@ -93,6 +103,16 @@ class QuantizedTorchGraph(TorchGraph):
         if key not in values:
             values[key] = self.activation_quantizer(name)(values[name])
         return values[key]
+
+    def compute(
+        self, position: int, step: Step, inputs: list[Tensor | None]
+    ) -> Tensor | tuple[Tensor, ...]:
+        if position not in self.written_out:
+            return super().compute(position, step, inputs)
+        # As ``integer_forms`` writes it: the gate is rounded, too.
+        value = required(inputs)
+        gate = (value / 6 + 0.5).clamp(-1 / GATE_STEPS, 1) * GATE_STEPS
+        return value * ((gate + (gate.round() - gate).detach()) / GATE_STEPS)
 
     def leave(self, name: str, value: Tensor) -> Tensor:
         if name not in self.plan.outputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ class TensorRange:
     amax: float
     count: int
     histogram: Histogram | None = None
+
+    def inside(self, low: float, high: float) -> TensorRange:
+        """The same with the asymmetric range cut to ``low`` and ``high`` where it overlaps them."""
+        if max(self.low, low) > min(self.high, high):
+            return self
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
 @dataclass(frozen=True)

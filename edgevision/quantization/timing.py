@@ -25,6 +25,7 @@ from edgevision.errors import ModelError
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx
 from edgevision.quantization.placement import node_name
+from edgevision.types import GATE
 
 RUNS = 24
 _WARM = 4  # first runs allocate
@@ -185,7 +186,7 @@ def _owners(optimised: Graph, source: Graph) -> list[frozenset[str]]:
             covered[id(node)] = max((covered[id(maker)] for maker in makers), default=-1)
         if covered[id(node)] >= 0 and node_name(node) not in seen:
             owned[covered[id(node)]].add(node_name(node))
-    return [frozenset(names) for names in owned]
+    return [frozenset(name.removesuffix(GATE) for name in names) for names in owned]
 
 
 def _anchor(node: onnx.NodeProto, source: Graph) -> onnx.NodeProto | None:

@@ -106,7 +106,7 @@ class TorchGraph(nn.Module):
                 self.read(position, slot, name, values) if name else None
                 for slot, name in enumerate(step.inputs)
             ]
-            out = step.op(step.node, inputs)
+            out = self.compute(position, step, inputs)
             for name, value in zip(step.outputs, out if isinstance(out, tuple) else (out,)):  # noqa: B905 - trailing outputs may be unnamed
                 if name in left:
                     kept[name] = value
@@ -147,6 +147,12 @@ class TorchGraph(nn.Module):
     def read(self, position: int, slot: int, name: str, values: dict[str, Tensor]) -> Tensor:
         """What the node at ``position`` gets as its input ``slot``."""
         return values[name]
+
+    def compute(
+        self, position: int, step: Step, inputs: list[Tensor | None]
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What the node at ``position`` makes of its inputs."""
+        return step.op(step.node, inputs)
 
     def leave(self, name: str, value: Tensor) -> Tensor:
         """What the graph gives as its output ``name``."""

@@ -36,7 +36,8 @@ class QdqGraph:
     """Index over a Q/DQ graph.
 
     ``quantizers`` are all QuantizeLinear nodes; ``dequantizers`` all DequantizeLinear nodes, of
-    which those in ``weights`` and ``biases`` read integer constants.
+    which those in ``weights`` and ``biases`` read integer constants. A single number to add or
+    to multiply with is neither.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -48,7 +49,9 @@ class QdqGraph:
             node for node in self.dequantizers if node.input[0] in self.graph.initializers
         ]
         self.biases = [node for node in self.constants if self._is_bias(node)]
-        self.weights = [node for node in self.constants if node not in self.biases]
+        self.weights = [
+            node for node in self.constants if node not in self.biases and not self._is_number(node)
+        ]
 
     def activations(self) -> Iterator[onnx.NodeProto]:
         """Every Q and DQ node on an activation."""
@@ -91,6 +94,12 @@ class QdqGraph:
     def _is_bias(self, node: onnx.NodeProto) -> bool:
         uses = self.readers(node)
         return bool(uses) and all(u.slot == 2 and u.node.op_type in LAYERS for u in uses)
+
+    def _is_number(self, node: onnx.NodeProto) -> bool:
+        """Whether it is a single number that activations are added to or multiplied with."""
+        constant = self.graph.constant(node.input[0])
+        readers = {use.node.op_type for use in self.readers(node)}
+        return constant is not None and constant.size == 1 and readers <= {"Add", "Mul"}
 
 
 class LintRule(Protocol):

@@ -51,6 +51,7 @@ class Scheme(_Frozen):
         quantized_outputs: operators whose output must be quantized for the target to run them on
             integers.
         shared_scale: operators whose inputs and outputs all take one scale.
+        integer_forms: operators that ``integer_forms.write_out`` writes out.
         rules: placement rule of each operator; an operator without one stays in float.
         float_reasons: why some operators have no rule, for the report.
         lint: names of the lint rules that its graphs must pass.
@@ -65,6 +66,7 @@ class Scheme(_Frozen):
     fused_activations: tuple[str, ...]
     quantized_outputs: tuple[str, ...]
     shared_scale: tuple[str, ...]
+    integer_forms: tuple[str, ...] = ()
     rules: dict[str, str]
     float_reasons: dict[str, str] = Field(default_factory=dict)
     lint: tuple[str, ...]

@@ -44,7 +44,7 @@ PATTERNS = {
         IN + f"{{ a = Conv {PAD} (x, w)  h = HardSwish (a)  y = Conv (h, o) }}",
         {"w": SQUARE, "o": ONE},
         2,
-        {"QLinearConv": 2},
+        {"QLinearConv": 2, "QLinearAdd": 1, "QLinearMul": 1, "HardSigmoid": 0},
     ),
     "SiLU": (
         IN + f"{{ a = Conv {PAD} (x, w)  s = Sigmoid (a)  m = Mul (a, s)  y = Conv (m, o) }}",

@@ -30,19 +30,28 @@ NETWORK = (
 )
 
 
+# The operators that x86 schemes write out into several on integers.
+HARD = NETWORK.replace("Relu", "HardSwish").replace("Sigmoid", "HardSigmoid")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
 
 
 @pytest.fixture
-def network(make_model: MakeModel, random: np.random.Generator, tmp_path: Path) -> Path:
+def network(
+    make_model: MakeModel,
+    random: np.random.Generator,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Path:
     def draw(*shape: int) -> np.ndarray:
         size = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.2
         return (random.normal(size=shape) * size).astype(np.float32)
 
     model = make_model(
-        NETWORK,
+        getattr(request, "param", NETWORK),
         w1=draw(8, 3, 3, 3), b1=draw(8), w2=draw(8, 1, 3, 3) * 2, b2=draw(8) + 1,
         w3=draw(8, 8, 1, 1), b3=draw(8), w4=draw(8, 8, 1, 1), b4=draw(8),
         w5=draw(6, 8), b5=draw(6), zero=np.float32(0), six=np.float32(6),
@@ -98,6 +107,7 @@ def check_same(graph: QuantizedTorchGraph, path: Path, images: np.ndarray) -> No
     assert same.mean() >= 0.99
 
 
+@pytest.mark.parametrize("network", [NETWORK, HARD], ids=["relu", "hard"], indirect=True)
 @pytest.mark.parametrize("scheme", ["x86-vnni", "tensorrt"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_emitted_graph_gives_what_was_learned(
