@@ -7,7 +7,7 @@ set is held in memory. Its time is that of the calibration without imports: for 
 create_calibrator to compute_data, for NNCF quantize with its default preset and without bias
 correction. Its peak is VmHWM, from the process's start, libraries included. Rounds take all cases
 in an order drawn anew. Cases are stopped at --limit-gb of address space or --limit-seconds and say
-so. Without --nncf-python (see peers/nncf_graph.py) NNCF is left out. Writes
+so; they are not tried again. Without --nncf-python (see peers/nncf_graph.py) NNCF is left out. Writes
 results/calibration_speed.json after every case and goes on from there when started again.
 """
 
@@ -228,7 +228,8 @@ def main() -> int:
             todo = cases(arguments.images, arguments.nncf_python)
             order.shuffle(todo)
             for case in todo:
-                if len(runs.setdefault(case, [])) > number:
+                before = runs.setdefault(case, [])
+                if len(before) > number or any("stopped" in run for run in before):
                     continue
                 runs[case].append(measure(case, model, arguments))
                 print(f"{case:28s} {runs[case][-1]}", flush=True)

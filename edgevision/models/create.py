@@ -56,7 +56,7 @@ def _resolve(
         return family.build(num_classes, in_channels, image_size)
     library, _, name = reference.partition(":")
     if library == "timm" and name:
-        return _from_timm(name, num_classes, in_channels)
+        return _from_timm(name, num_classes, in_channels, image_size)
     if library == "torchvision" and name:
         return _from_torchvision(name, num_classes, in_channels)
     if is_factory(reference):
@@ -78,7 +78,7 @@ def _resolve(
             "of a checkpoint that has model.json beside the weights.",
         )
     if _is_timm(reference):
-        return _from_timm(reference, num_classes, in_channels)
+        return _from_timm(reference, num_classes, in_channels, image_size)
     if reference in require("torchvision").models.list_models():
         return _from_torchvision(reference, num_classes, in_channels)
     raise ModelError(_unknown(reference))
@@ -106,20 +106,26 @@ def _is_timm(name: str) -> bool:
     return bool(require("timm").is_model(name))
 
 
-def _from_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def _from_timm(
+    name: str, num_classes: int, in_channels: int, image_size: tuple[int, int]
+) -> nn.Module:
     timm = require("timm")
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
         guess = f" Did you mean '{near[0]}'?" if near else ""
         raise ModelError(f"timm has no model '{name}'.{guess}")
+    known = timm.get_pretrained_cfg(name)
+    # Transformers with position embeddings are built for one size.
+    fixed = known is not None and known.fixed_input_size
+    size = {"img_size": image_size} if fixed and known.input_size[1:] != image_size else {}
     try:
         module = timm.create_model(
-            name, pretrained=False, num_classes=num_classes, in_chans=in_channels
+            name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **size
         )
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ModelError(
-            f"timm cannot build '{name}' with {num_classes} classes and {in_channels} input "
-            f"channel(s): {error}"
+            f"timm cannot build '{name}' with {num_classes} classes, {in_channels} input "
+            f"channel(s) and {image_size[0]}x{image_size[1]} pixels: {error}"
         ) from error
     return _checked(module, f"timm:{name}")
 

@@ -55,6 +55,11 @@ def test_library_networks_by_name(reference: str, channels: int) -> None:
     assert module(torch.zeros(1, channels, 32, 32)).shape == (1, 4)
 
 
+def test_a_transformer_is_built_for_the_images_there_are() -> None:
+    module = create("timm:vit_tiny_patch16_224", num_classes=4, in_channels=3, image_size=(32, 48))
+    assert module(torch.zeros(1, 3, 32, 48)).shape == (1, 4)
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
