@@ -7,8 +7,8 @@ set is held in memory. Its time is that of the calibration without imports: for 
 create_calibrator to compute_data, for NNCF quantize with its default preset and without bias
 correction. Its peak is VmHWM, from the process's start, libraries included. Rounds take all cases
 in an order drawn anew. Cases are stopped at --limit-gb of address space or --limit-seconds and say
-so; they are not tried again. Without --nncf-python (see peers/nncf_graph.py) NNCF is left out. Writes
-results/calibration_speed.json after every case and goes on from there when started again.
+so, and are not tried again. Without --nncf-python (see peers/nncf_graph.py) NNCF is left out.
+Writes results/calibration_speed.json after every case and goes on from there.
 """
 
 from __future__ import annotations
