@@ -83,6 +83,8 @@ def conditioned(name: str) -> Any:
 
 def sweep_one(name: str, folder: Path) -> dict[str, Any]:
     """Every step for one architecture; "failed" names the first that did not work and why."""
+    from peers.static import static_graph
+
     from edgevision.errors import EdgeVisionError
     from edgevision.export import export_onnx
     from edgevision.quantization import calibrate
@@ -136,7 +138,10 @@ def sweep_one(name: str, folder: Path) -> dict[str, Any]:
     result["works"] = "failed" not in result
     peer: dict[str, Any] = {}
     try:
-        path = quantize_static_for_tensorrt(source, folder, images)
+        path = folder / "quantize_static.onnx"
+        error = static_graph(source, images, path, form="tensorrt")
+        if error is not None:
+            raise RuntimeError(error)
         peer = {"tensorrt_rtx": built(path), "works": True}
         peer["sqnr_db"] = sqnr(want, run(path, held_out))
     except Exception as error:  # noqa: BLE001 - any failure is a result
@@ -193,44 +198,6 @@ def sqnr(want: Float32, have: Float32) -> float:
     noise = float(((want - have).astype(np.float64) ** 2).sum())
     signal = float((want.astype(np.float64) ** 2).sum())
     return round(10 * float(np.log10(signal / max(noise, 1e-30))), 2)
-
-
-def quantize_static_for_tensorrt(source: Path, folder: Path, images: Float32) -> Path:
-    """ONNX Runtime's own tool with the settings that give graphs TensorRT can build."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.feeds = iter([{"image": image[None]} for image in images])
-
-        def get_next(self) -> dict[str, Float32] | None:
-            return next(self.feeds, None)
-
-    prepared, quantized = folder / "prepared.onnx", folder / "quantize_static.onnx"
-    quant_pre_process(str(source), str(prepared))
-    quantize_static(
-        str(prepared),
-        str(quantized),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "MaxPool"],
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm", "MatMul", "Add"],
-        },
-    )
-    return quantized
 
 
 def in_a_process(name: str, limit_s: float) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The share of Conv, Gemm and MatMul work that TensorRT-RTX does in INT8, from its layer report.
 
-    python benchmarks/int8_share.py GRAPH.onnx [GRAPH.onnx ...] [--output results/int8_share.json]
+    python benchmarks/int8_share.py [--nncf-python nncf-env/bin/python] [--networks resnet18 ...]
 
-Any Q/DQ graph will do, whoever made it. Each is built for SM86, SM89 and SM120; no GPU is needed.
+Ours for `tensorrt`, and of the same float file and images the graphs of `quantize_static` in the
+form that TensorRT takes and of NNCF. Each is built for SM86, SM89 and SM120; no GPU is needed.
+Networks done are kept in the result, so an interrupted run carries on; --again starts over.
 Work is counted in MACs with a batch of one. A layer that was asked for in INT8 (both factors come
 out of a DequantizeLinear) and runs in anything else is named with what it runs in.
 """
@@ -10,6 +12,7 @@ out of a DequantizeLinear) and runs in anything else is named with what it runs 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,14 +24,20 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import timm
+import torch
+from int8_speed import NETWORKS, SHAPE
+from peers.static import nncf_graph, static_graph
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import BuildOptions, ShapeRange
 from edgevision.devices import environment
 from edgevision.errors import EdgeVisionError
+from edgevision.export import export_onnx
 from edgevision.export.graph import Graph, attribute
 from edgevision.files import write_json
-from edgevision.types import LayerInfo
+from edgevision.quantization import calibrate, emit
+from edgevision.types import LayerInfo, TensorSpec
 
 HERE = Path(__file__).resolve().parent
 CAPABILITIES = ("86", "89", "120")
@@ -132,23 +141,73 @@ def int8_share(graph: Path, capability: str) -> dict[str, Any]:
     }
 
 
+def make_graphs(
+    name: str, folder: Path, nncf_python: str | None
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Q/DQ graphs of the timm model ``name`` by who made them, and the error of those missing."""
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=1000).eval()
+    images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
+    fp32 = folder / "fp32.onnx"
+    spec = TensorSpec("image", ("batch", *SHAPE))
+    export_onnx(module, fp32, input_spec=spec, output_names=["logits"])
+    graphs = {"ours": folder / "ours.onnx", "quantize_static": folder / "static.onnx"}
+    emit(fp32, calibrate(fp32, [images], method="percentile"), "tensorrt", graphs["ours"])
+    errors = {}
+    if error := static_graph(fp32, images, graphs["quantize_static"], form="tensorrt"):
+        errors["quantize_static"] = error
+    if nncf_python is not None:
+        graphs["nncf"] = folder / "nncf.onnx"
+        _, failed = nncf_graph(fp32, images, graphs["nncf"], nncf_python)
+        if failed:
+            errors["nncf"] = failed
+    return {maker: path for maker, path in graphs.items() if maker not in errors}, errors
+
+
+def measure(name: str, nncf_python: str | None) -> dict[str, Any]:
+    """For every maker and compute capability what became INT8, or why it was refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        graphs, errors = make_graphs(name, Path(folder), nncf_python)
+        entry: dict[str, Any] = {maker: {"refused": error} for maker, error in errors.items()}
+        for maker, graph in graphs.items():
+            entry[maker] = {}
+            for capability in CAPABILITIES:
+                try:
+                    entry[maker][f"SM{capability}"] = int8_share(graph, capability)
+                except EdgeVisionError as error:
+                    entry[maker][f"SM{capability}"] = {"refused": error.message}
+    return entry
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("graphs", nargs="+", type=Path)
+    parser.add_argument("--nncf-python", help="Python of an environment with NNCF")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--again", action="store_true", help="build every network anew")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "int8_share.json")
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"environment": environment(), "graphs": {}}
-    for graph in arguments.graphs:
-        entry: dict[str, Any] = {}
-        for capability in CAPABILITIES:
-            try:
-                entry[f"SM{capability}"] = int8_share(graph, capability)
-            except EdgeVisionError as error:
-                entry[f"SM{capability}"] = {"refused": error.message}
-        report["graphs"][graph.stem] = entry
-        shares = {name: found.get("int8_share", "refused") for name, found in entry.items()}
-        print(graph.stem, shares, flush=True)
-    write_json(arguments.output, report)
+    result: dict[str, Any] = {"networks": {}}
+    if arguments.output.exists() and not arguments.again:
+        result = json.loads(arguments.output.read_text())
+    result |= {
+        "claim": "all Conv, Gemm and MatMul work that was asked for in INT8 is done in INT8",
+        "command": "python benchmarks/int8_share.py --nncf-python PYTHON",
+        "environment": environment(),
+    }
+    for name in arguments.networks:
+        if name in result["networks"]:
+            continue
+        result["networks"][name] = entry = measure(name, arguments.nncf_python)
+        write_json(arguments.output, result)
+        for maker, row in entry.items():
+            shares = {
+                capability: (round(found["int8_share"], 4), round(found["honoured_share"], 4))
+                if "macs" in found
+                else found["refused"][:80]
+                for capability, found in row.items()
+                if isinstance(found, dict)
+            }
+            print(name, maker, shares or row, flush=True)
     return 0
 
 
