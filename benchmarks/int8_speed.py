@@ -3,10 +3,11 @@
     python benchmarks/int8_speed.py --nncf-python nncf-env/bin/python [--networks resnet18 …]
 
 Random weights at 224 by 224, batch 1 and 8, on ONNX Runtime and, where `openvino` imports, on
-OpenVINO: everything in one interleaved run for each network and batch. Ours is what `compress`
-would ship: INT8 throughout, or the division into INT8 and float that was the fastest when measured
-at batch 1. Networks done are kept in the result, so an interrupted run carries on; --again starts
-over. Writes results/int8_speed.json.
+OpenVINO: all graphs of a network, batch and runtime in one interleaved run, as times FP32 on that
+runtime. The runtimes take turns, since the threads of one would disturb the other. Ours is what
+`compress` would ship: INT8 throughout, or the division into INT8 and float that was the fastest
+when measured at batch 1. Networks done are kept in the result, so an interrupted run carries on;
+--again starts over. Writes results/int8_speed.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +58,8 @@ Run = Callable[[], object]
 
 def make_graphs(
     name: str, folder: Path, threads: int, nncf_python: str | None
-) -> tuple[dict[str, Path], list[dict[str, Any]], dict[str, str]]:
-    """Graph files by name, what was tried for ours, and versions of the peers."""
+) -> tuple[dict[str, dict[str, Path]], list[dict[str, Any]], dict[str, str]]:
+    """Runtime → graph files by name, what was tried for ours, and versions of the peers."""
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=1000).eval()
     images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
@@ -63,22 +67,23 @@ def make_graphs(
     spec = TensorSpec("image", ("batch", *SHAPE))
     export_onnx(module, fp32, input_spec=spec, output_names=["logits"])
     table = calibrate(fp32, [images], method="percentile")
-    graphs = {"fp32": fp32, "ours": folder / "ours.onnx", "ours openvino": folder / "openvino.onnx"}
-    emit(fp32, table, SCHEME, graphs["ours"])
-    emit(fp32, table, "openvino", graphs["ours openvino"])
+    ours = {"onnxruntime": folder / "ours.onnx", "openvino": folder / "openvino.onnx"}
+    emit(fp32, table, SCHEME, ours["onnxruntime"])
+    emit(fp32, table, "openvino", ours["openvino"])
     backend = get_backend("onnxruntime")
     feeds = {"image": images[:1]}
     found = find_division(
-        fp32, graphs["ours"], table, SCHEME, backend, feeds, folder, threads=threads
+        fp32, ours["onnxruntime"], table, SCHEME, backend, feeds, folder, threads=threads
     )
     if found.path is not None:
-        graphs["ours"] = found.path
+        ours["onnxruntime"] = found.path
     elif found.tried:
         best = min(found.tried, key=lambda row: row["latency_p50_ms"])
         if best["name"] == "float":
-            graphs["ours"] = fp32  # INT8 pays nowhere: compress says so with exit code 5
+            ours["onnxruntime"] = fp32  # INT8 pays nowhere: compress says so with exit code 5
     peers, versions = peer_graphs(fp32, images, folder, nncf_python)
-    return {**graphs, **peers}, list(found.tried), versions
+    graphs = {name: {"fp32": fp32, "ours": path, **peers} for name, path in ours.items()}
+    return graphs, list(found.tried), versions
 
 
 def openvino_run(path: Path, images: npt.NDArray[np.float32], threads: int) -> Run:
@@ -93,40 +98,34 @@ def openvino_run(path: Path, images: npt.NDArray[np.float32], threads: int) -> R
     return lambda: request.infer({0: images})
 
 
-def measure(graphs: dict[str, Path], batch: int, threads: int, seconds: float) -> dict[str, Any]:
-    """Every graph on its runtimes, interleaved; times and ratios to ONNX Runtime FP32.
+def measure(
+    graphs: dict[str, Path], runtime: str, batch: int, threads: int, seconds: float
+) -> dict[str, Any]:
+    """Every graph on one runtime, interleaved; times and ratios to that runtime's FP32.
 
-    A peer's graph that its runtime cannot run is left out, with the error under ``failed``.
+    A peer's graph that the runtime cannot run is left out, with the error under ``failed``.
     """
     images = np.random.default_rng(1).normal(size=(batch, *SHAPE)).astype(np.float32)
     backend = get_backend("onnxruntime")
-    runs: dict[str, Run] = {}
-    runners = []
-    for name, path in graphs.items():
-        if name == "ours openvino":
-            continue
-        runner = backend.open(Artifact("onnxruntime", path), threads=threads)
-        runners.append(runner)
-        runs[f"ORT {name}"] = lambda runner=runner: runner.infer({"image": images})  # type: ignore[misc]
-    try:
-        import openvino  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        for name, path in graphs.items():
-            if name != "ours":
-                runs[f"OV {name}"] = openvino_run(path, images, threads)
     failed = {}
-    for name in [name for name in runs if name.split(" ", 1)[1] in PEERS]:
-        try:
-            runs[name]()
-        except Exception as error:  # noqa: BLE001
-            failed[name] = str(error)[:300]
-            del runs[name]
-    config = BenchConfig(seconds=seconds, min_rounds=20, images_per_call=batch)
-    comparison = compare(runs, baseline="ORT fp32", config=config)
-    for runner in runners:
-        runner.close()
+    with ExitStack() as stack:
+        runs: dict[str, Run] = {}
+        for name, path in graphs.items():
+            try:
+                if runtime == "openvino":
+                    runs[name] = openvino_run(path, images, threads)
+                else:
+                    artifact = Artifact("onnxruntime", path)
+                    runner = stack.enter_context(backend.open(artifact, threads=threads))
+                    runs[name] = partial(runner.infer, {"image": images})
+                runs[name]()
+            except Exception as error:  # noqa: BLE001
+                if name not in PEERS:
+                    raise
+                failed[name] = str(error)[:300]
+                runs.pop(name, None)
+        config = BenchConfig(seconds=seconds, min_rounds=20, images_per_call=batch)
+        comparison = compare(runs, baseline="fp32", config=config)
     rows: dict[str, Any] = {"failed": failed} if failed else {}
     for name, stats in comparison.runs.items():
         rows[name] = {"p50_ms": stats.latency_p50_ms, "min_ms": stats.latency_min_ms}
@@ -146,6 +145,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="measure every network anew")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "int8_speed.json")
     arguments = parser.parse_args()
+    runtimes = ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
     result: dict[str, Any] = {"networks": {}}
     if arguments.output.exists() and not arguments.again:
         result = json.loads(arguments.output.read_text())
@@ -163,8 +163,11 @@ def main() -> int:
                 name, Path(temporary), arguments.threads, arguments.nncf_python
             )
             row: dict[str, Any] = {"tried": tried, "peers": versions}
-            for batch in arguments.batches:
-                row[f"batch {batch}"] = measure(graphs, batch, arguments.threads, arguments.seconds)
+            for runtime in runtimes:
+                for batch in arguments.batches:
+                    row[f"{runtime}, batch {batch}"] = measure(
+                        graphs[runtime], runtime, batch, arguments.threads, arguments.seconds
+                    )
         row["environment"] = environment()
         result["networks"][name] = row
         write_json(arguments.output, result)
@@ -174,15 +177,15 @@ def main() -> int:
 
 def show(name: str, row: dict[str, Any]) -> None:
     """One line a graph, times FP32 by median and by minimum."""
-    for key in [key for key in row if key.startswith("batch")]:
-        base = row[key]["ORT fp32"]
+    for key in [key for key in row if "batch" in key]:
+        base = row[key]["fp32"]
         for graph, times in row[key].items():
             if graph == "failed":
-                print(f"{name:24s} {key} cannot run: {', '.join(times)}")
+                print(f"{name:22s} {key} cannot run: {', '.join(times)}")
                 continue
             by_median = base["p50_ms"] / times["p50_ms"]
             by_minimum = base["min_ms"] / times["min_ms"]
-            print(f"{name:24s} {key} {graph:22s} {by_median:5.2f} ({by_minimum:.2f})")
+            print(f"{name:22s} {key} {graph:16s} {by_median:5.2f} ({by_minimum:.2f})")
 
 
 if __name__ == "__main__":
