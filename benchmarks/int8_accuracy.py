@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from peers.static import STATIC_FORMS, nncf_graph, static_graph
-from recovery import accuracy_of
+from recovery import accuracy_of, learn
 from rich.console import Console
 
 from edgevision.cli._progress import Phases
@@ -33,9 +33,8 @@ from edgevision.export import export_onnx
 from edgevision.files import write_json
 from edgevision.models import trust_factory
 from edgevision.models.checkpoint import load_checkpoint
-from edgevision.pipeline.qat import default_qat_config, quantization_aware_training
 from edgevision.preprocessing import Preprocessing
-from edgevision.quantization import CalibrationTable, calibrate, emit, get_scheme
+from edgevision.quantization import calibrate, emit
 from edgevision.tasks import get_task
 from edgevision.train import default_config, override
 from edgevision.train.job import train
@@ -111,20 +110,17 @@ def quantize_ours(
             rows[scheme][method] = accuracy(path)
         if baseline - max(rows[scheme].values()) <= network.limit:
             continue
-        with Phases(Console()) as progress:
-            done = quantization_aware_training(
-                fp32,
-                table,
-                get_scheme(scheme),
-                data,
-                preprocessing,
-                get_task("classification"),
-                folder=folder / f"qat-{scheme}",
-                config=default_qat_config(default_config(network.model)),
-                progress=as_phase(progress, f"{name}: quantization-aware training, {scheme}"),
-            )
-        emit(done.onnx_path, CalibrationTable.load(done.table_path), scheme, path)
-        rows[scheme]["qat"] = accuracy(path)
+        path, agreement = learn(
+            name,
+            fp32,
+            table,
+            scheme,
+            data,
+            preprocessing,
+            network.model,
+            folder / f"qat-{scheme}",
+        )
+        rows[scheme] |= {"qat": accuracy(path), "qat_agreement": agreement}
     return rows
 
 

@@ -11,6 +11,7 @@ RULES.add("residual", "edgevision.quantization.rules.residual:residual")
 RULES.add("elementwise", "edgevision.quantization.rules.elementwise:elementwise")
 RULES.add("pooling", "edgevision.quantization.rules.pooling:pooling")
 RULES.add("concat", "edgevision.quantization.rules.concat:concat")
+RULES.add("constant_weighted", "edgevision.quantization.rules.constant_weighted:constant_weighted")
 RULES.add("commuting", "edgevision.quantization.rules.commuting:commuting")
 RULES.add("follows", "edgevision.quantization.rules.follows:follows")
 

@@ -136,6 +136,16 @@ class Placer:
                     waiting += behind
         return False
 
+    def leads_to_integers(self, node: onnx.NodeProto) -> bool:
+        """Whether all that reads ``node``, behind its fused activation, may run on integers.
+
+        And a layer with weights is among it, at once or further on.
+        """
+        name = self.tail(node)
+        uses = self.graph.uses.get(name, [])
+        known = all(use.node.op_type in self.scheme.rules for use in uses)
+        return known and name not in self.graph.outputs and self.feeds_integers(name)
+
     def tail(self, node: onnx.NodeProto) -> str:
         """The tensor behind ``node`` and the activation that is fused into it."""
         name = node.output[0]

@@ -50,6 +50,8 @@ class Scheme(_Frozen):
             goes behind them.
         quantized_outputs: operators whose output must be quantized for the target to run them on
             integers.
+        quantized_between: operators whose output is quantized where it leads to a layer with
+            weights and every reader has a rule.
         shared_scale: operators whose inputs and outputs all take one scale.
         integer_forms: operators that ``integer_forms.write_out`` writes out.
         rules: placement rule of each operator; an operator without one stays in float.
@@ -65,6 +67,7 @@ class Scheme(_Frozen):
     remainder: Literal["float16", "float32"] = "float32"
     fused_activations: tuple[str, ...]
     quantized_outputs: tuple[str, ...]
+    quantized_between: tuple[str, ...] = ()
     shared_scale: tuple[str, ...]
     integer_forms: tuple[str, ...] = ()
     rules: dict[str, str]
