@@ -69,9 +69,9 @@ NETWORKS = {
         0.2,
         {**default_config("fastnet").model_dump(), "epochs": 4, "evaluate_every": 1},
     ),
-    "mobilenetv2": Network("timm:mobilenetv2_100", 64, 0.5, {"epochs": 7}),
-    "mobilenetv3_small": Network("timm:mobilenetv3_small_100", 64, 0.5, {"epochs": 12}),
-    "efficientnet_lite0": Network(f"{_FACTORIES}:efficientnet_lite0", 96, 0.5, {"epochs": 3}),
+    "mobilenetv2": Network("timm:mobilenetv2_100", 64, 0.5, {"epochs": 4}),
+    "mobilenetv3_small": Network("timm:mobilenetv3_small_100", 64, 0.5, {"epochs": 10}),
+    "efficientnet_lite0": Network(f"{_FACTORIES}:efficientnet_lite0", 96, 0.5, {"epochs": 2}),
     "vit_small": Network(f"{_FACTORIES}:vit_small", 32, 0.5, {"epochs": 5}),
 }
 

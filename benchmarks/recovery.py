@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint and graphs")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--correction-images", type=int, default=128)
     parser.add_argument("--method", default="percentile", help="calibrator")

@@ -38,7 +38,8 @@ class TrainConfig(BaseModel):
         distillation_weight: share of the teacher's term in the loss where there is a teacher.
         temperature: of the distillation.
         augment: what is done to training images.
-        precision: ``"auto"`` is bf16 where the machine computes in it, else fp32.
+        precision: ``"auto"`` is bf16 where the machine computes in it, else fp32; on CPUs also fp32
+            for networks of grouped convolutions, which bf16 slows down there.
         seed: of shuffling, augmentation and dropout.
         evaluate_every: epochs between evaluations; the end is always evaluated, in FP32.
         save_every_seconds: longest time between two checkpoints.

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from lightning_utilities.core import rank_zero
+from torch import nn
 
 from edgevision.errors import UsageError
 from edgevision.train.config import TrainConfig
 
 
-def make_fabric(config: TrainConfig) -> tuple[Fabric, str]:
-    """The Fabric of a run and its precision, ``"fp32"`` or ``"bf16"``.
+def make_fabric(config: TrainConfig, module: nn.Module) -> tuple[Fabric, str]:
+    """The Fabric of a run of ``module`` and its precision, ``"fp32"`` or ``"bf16"``.
 
     Raises:
         UsageError: a CUDA device is asked for where there is none.
@@ -31,7 +32,8 @@ def make_fabric(config: TrainConfig) -> tuple[Fabric, str]:
     device = "cuda" if has_cuda and config.accelerator != "cpu" else "cpu"
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if computes_bf16(device) else "fp32"
+        slower = device == "cpu" and has_grouped_convolutions(module)
+        precision = "bf16" if computes_bf16(device) and not slower else "fp32"
     strategy: Any = config.strategy
     if strategy == "auto" and config.devices * config.num_nodes > 1:
         strategy = "ddp"
@@ -55,6 +57,15 @@ def computes_bf16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
+
+
+def has_grouped_convolutions(module: nn.Module) -> bool:
+    """Whether ``module`` has any; CPUs train those, depthwise ones above all, slower in bf16."""
+    return any(
+        layer.groups > 1
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    )
 
 
 def _cpu_has_bf16() -> bool:

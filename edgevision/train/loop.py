@@ -75,7 +75,7 @@ def fit(
             of another training.
         DataError: an image cannot be read, or class weights with an empty class.
     """
-    fabric, precision = make_fabric(config)
+    fabric, precision = make_fabric(config, module)
     fabric.launch()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed + fabric.global_rank)

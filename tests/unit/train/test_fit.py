@@ -17,6 +17,7 @@ from edgevision.models import create
 from edgevision.models.checkpoint import save_tensors
 from edgevision.tasks import get_task
 from edgevision.train import Progress, TrainConfig, TrainResult, evaluate, fit, override
+from edgevision.train.fabric import computes_bf16, make_fabric
 from edgevision.train.state import load_facts, load_run, save_run
 
 TASK = get_task("classification")
@@ -322,3 +323,13 @@ def test_a_missing_gpu_is_told(clothes: DataSplits, tmp_path: Path) -> None:
         pytest.skip("there is a CUDA device here")
     with pytest.raises(UsageError, match="finds no CUDA device"):
         run(clothes, tmp_path, accelerator="cuda")
+
+
+def test_auto_precision_is_fp32_for_depthwise_networks_on_a_cpu() -> None:
+    config = TrainConfig(accelerator="cpu")
+    depthwise = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten())
+    assert make_fabric(config, depthwise)[1] == "fp32"
+    dense = make_fabric(config, nn.Conv2d(4, 4, 3))[1]
+    assert dense == ("bf16" if computes_bf16("cpu") else "fp32")
+    asked = config.model_copy(update={"precision": "bf16"})
+    assert make_fabric(asked, depthwise)[1] == "bf16"
