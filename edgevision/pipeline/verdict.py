@@ -72,13 +72,16 @@ def keeps_budget(baseline: float, accuracy: float, allowed: float) -> bool:
     return round(baseline - accuracy, 4) <= allowed
 
 
-def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -> Verdict:
+def judge(
+    baseline: float, candidates: list[Candidate], bounds: VerifySection, *, trainable: bool = True
+) -> Verdict:
     """Choose the fastest candidate within the accuracy budget.
 
     Args:
         baseline: the FP32 accuracy in percent.
         candidates: at least one, measured on the same images.
         bounds: what the recipe promises.
+        trainable: whether the network can be pruned and trained; an ONNX file cannot.
     """
     allowed = bounds.max_accuracy_drop
     within = [c for c in candidates if keeps_budget(baseline, c.accuracy, allowed)]
@@ -93,8 +96,8 @@ def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -
                 f"Accuracy budget not met: FP32 {baseline:.2f} %, best candidate '{best.name}' "
                 f"{best.accuracy:.2f} %, a drop of {baseline - best.accuracy:.2f} points where "
                 f"{allowed:g} are allowed.",
-                "Prune less, fine-tune longer, calibrate on more images, or allow a larger "
-                "--max-accuracy-drop.",
+                f"{'Prune less, fine-tune longer, c' if trainable else 'C'}alibrate on more images, "
+                "or allow a larger --max-accuracy-drop.",
             ),
         )
     measured = [c for c in within if c.speed is not None]
@@ -106,7 +109,7 @@ def judge(baseline: float, candidates: list[Candidate], bounds: VerifySection) -
     assert best.speed is not None
     faults = _speed_faults(best.speed, bounds)
     if faults:
-        advice = "Prune more (--prune-macs), or ask for less speed."
+        advice = f"{'Prune more (--prune-macs), or a' if trainable else 'A'}sk for less speed."
         if len(measured) < len(candidates):
             advice += " Faster candidates lose too much accuracy."
         if not best.speed.steady:

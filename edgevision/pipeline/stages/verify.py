@@ -81,7 +81,12 @@ class Verify(Stage[Job]):
             Candidate(g.file, accuracies[g.file].figures[metric], speeds[g.file]) for g in wanted
         ]
         baseline = accuracies[BASELINE]
-        verdict = judge(baseline.figures[metric], candidates, job.recipe.verify)
+        verdict = judge(
+            baseline.figures[metric],
+            candidates,
+            job.recipe.verify,
+            trainable=job.foreign is None,
+        )
         verdict = replace(verdict, reasons=(*verdict.reasons, *_causes(job, verdict)))
         sizes = {graph.file: graph.path.stat().st_size for graph in wanted}
         sizes[BASELINE] = job.done("export").path(BASELINE).stat().st_size

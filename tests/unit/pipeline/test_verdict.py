@@ -92,3 +92,13 @@ def test_an_asked_speed_that_cannot_be_measured_is_not_passed() -> None:
     verdict = judge(91.0, [Candidate("int8", 91.0, None)], VerifySection(latency_ms=4))
     assert (verdict.passed, verdict.exit_code) == (False, 5)
     assert "does not run on this machine" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_an_onnx_file_is_not_advised_to_be_pruned(trainable: bool) -> None:
+    slow = judge(
+        91.0, [Candidate("int8", 91.0, FAST)], VerifySection(speedup=99), trainable=trainable
+    )
+    bad = judge(91.0, [Candidate("int8", 50.0, FAST)], VerifySection(), trainable=trainable)
+    for verdict in (slow, bad):
+        assert ("rune" in verdict.reasons[-1]) == trainable
