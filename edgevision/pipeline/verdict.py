@@ -96,8 +96,8 @@ def judge(
                 f"Accuracy budget not met: FP32 {baseline:.2f} %, best candidate '{best.name}' "
                 f"{best.accuracy:.2f} %, a drop of {baseline - best.accuracy:.2f} points where "
                 f"{allowed:g} are allowed.",
-                f"{'Prune less, fine-tune longer, c' if trainable else 'C'}alibrate on more images, "
-                "or allow a larger --max-accuracy-drop.",
+                ("Prune less, fine-tune longer, " if trainable else "Try ")
+                + "more calibration images, or allow a larger --max-accuracy-drop.",
             ),
         )
     measured = [c for c in within if c.speed is not None]
@@ -109,7 +109,8 @@ def judge(
     assert best.speed is not None
     faults = _speed_faults(best.speed, bounds)
     if faults:
-        advice = f"{'Prune more (--prune-macs), or a' if trainable else 'A'}sk for less speed."
+        advice = "Prune more (--prune-macs), or ask" if trainable else "Ask"
+        advice += " for less speed."
         if len(measured) < len(candidates):
             advice += " Faster candidates lose too much accuracy."
         if not best.speed.steady:
