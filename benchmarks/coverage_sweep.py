@@ -225,7 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--limit-s", type=float, default=900, help="time for each architecture")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "coverage_sweep.json")
+    parser.add_argument("--output", type=Path, help="the result, one file for each kind of weights")
     parser.add_argument("--statistics", action="store_true", help="BatchNorm's from the images")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -241,10 +241,13 @@ def main() -> int:
     from edgevision.devices import environment
     from edgevision.files import write_json
 
+    flag = " --statistics" if arguments.statistics else ""
+    kind = "_statistics" if arguments.statistics else ""
+    output = arguments.output or HERE / "results" / f"coverage_sweep{kind}.json"
     names = arguments.names or (HERE / "sweep.txt").read_text().split()
     results: dict[str, Any] = {}
-    if arguments.output.exists():
-        results = json.loads(arguments.output.read_text())["architectures"]
+    if output.exists():
+        results = json.loads(output.read_text())["architectures"]
     for name in names:
         if name not in results:
             results[name] = in_a_process(name, arguments.limit_s, arguments.statistics)
@@ -257,10 +260,10 @@ def main() -> int:
         print(f"{name:34s} {told}", flush=True)
         of_peer = sum(bool(r.get("quantize_static", {}).get("works")) for r in results.values())
         write_json(
-            arguments.output,
+            output,
             {
                 "claim": "at least 58 of 60 architectures go all the way; quantize_static: 43",
-                "command": f"python benchmarks/coverage_sweep.py --limit-s {arguments.limit_s:g}",
+                "command": f"python benchmarks/coverage_sweep.py --limit-s {arguments.limit_s:g}{flag}",
                 "environment": environment(),
                 "batch_norm_statistics": "of images" if arguments.statistics else "as created",
                 "architectures": results,

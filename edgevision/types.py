@@ -51,7 +51,7 @@ class Availability:
 
 
 # Behind the name of a node: another one, which is part of its form on integers.
-GATE = "_gate"
+GATE = "::gate"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from edgevision.export.passes.identity import drop_identities
 from edgevision.export.passes.lower_opset import lower_opset
 from edgevision.export.passes.raise_opset import QUANTIZABLE_OPSET, raise_opset
 from edgevision.export.passes.remove_qdq import remove_qdq
+from edgevision.export.passes.restore_gates import restore_gates
 from edgevision.export.passes.sum_to_add import sum_to_add
 from edgevision.export.passes.to_float32 import to_float32
 from edgevision.export.running import Arrays, OnnxRun
@@ -228,6 +229,7 @@ def _as_float(source: onnx.ModelProto, notes: list[str]) -> tuple[onnx.ModelProt
     fold_constants(model)
     operators = [node.op_type for node in source.graph.node]
     if pairs := sum(operators.count(name) for name in ("QuantizeLinear", "DequantizeLinear")):
+        restore_gates(model)
         remove_qdq(model)
         notes.append(
             f"{pairs} Q/DQ nodes are taken out: weights keep their dequantized values, activations "

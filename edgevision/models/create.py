@@ -122,7 +122,7 @@ def _from_timm(
         module = timm.create_model(
             name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **size
         )
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (ArithmeticError, AssertionError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"timm cannot build '{name}' with {num_classes} classes, {in_channels} input "
             f"channel(s) and {image_size[0]}x{image_size[1]} pixels: {error}"

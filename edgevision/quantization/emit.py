@@ -108,6 +108,13 @@ def emit(
         raise ModelError(f"{onnx_path}: nothing to quantize for scheme '{scheme}': {reasons}.")
     quantized = insert_qdq(model, plan, table, chosen)
     check_equivalent(quantized, model)
+    forms = [
+        position
+        for position, node in enumerate(nodes)
+        if node.asked == "int8" and node.operator in chosen.integer_forms
+    ]
+    if forms:
+        quantized = write_out(quantized, forms)
     findings = [
         finding
         for finding in lint_model(quantized, chosen)
@@ -119,13 +126,6 @@ def emit(
         raise AssertionError(f"the emitted graph fails its own lint: {errors}")
     if half and chosen.remainder == "float16" and opset_of(model) >= SMALLEST_OPSET:
         quantized = to_half(quantized, table=table)
-    forms = [
-        position
-        for position, node in enumerate(nodes)
-        if node.asked == "int8" and node.operator in chosen.integer_forms
-    ]
-    if forms:
-        quantized = write_out(quantized, forms)
     save_onnx(quantized, output)
     return EmitReport(output, scheme, sha256_file(output), nodes, tuple(findings))
 

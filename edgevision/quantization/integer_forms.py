@@ -20,7 +20,8 @@ from edgevision.quantization.equivalence import QDQ
 from edgevision.types import GATE
 
 # The gate of HardSwish has 254 steps from 0 to 1, and one below 0: a half, the gate of every small
-# value, must be exact, or each layer would change the gain. Its input is not quantized below -3.
+# value, must be exact, or each layer would change the gain. So it does not
+# end at 0 exactly, and is right only where the integers of its input end at -3.
 GATE_STEPS = 254
 
 
@@ -75,10 +76,11 @@ def write_out(model: onnx.ModelProto, positions: Collection[int]) -> onnx.ModelP
         line = gate_line(node) if position in positions else None
         if (
             line is None
-            or line[0] <= 0
+            or min(line) <= 0
             or (source is None or source.op_type != "DequantizeLinear")
             or (reader is None or reader.op_type != "QuantizeLinear")
             or (node.op_type == "HardSigmoid" and not _inside_gate(graph, reader))
+            or (node.op_type == "HardSwish" and not _not_far_below(graph, source))
         ):
             nodes.append(node)
             continue
@@ -88,6 +90,19 @@ def write_out(model: onnx.ModelProto, positions: Collection[int]) -> onnx.ModelP
     result.graph.node.extend(copies)
     drop_unused(result)
     return result
+
+
+def ends_where_flat(lowest: float, step: float) -> bool:
+    """Whether integers that stand for ``lowest`` and more end where hard-swish becomes flat."""
+    return lowest >= -3 - step
+
+
+def _not_far_below(graph: Graph, dequantize: onnx.NodeProto) -> bool:
+    scale, zero = graph.constant(dequantize.input[1]), graph.constant(dequantize.input[2])
+    if scale is None or zero is None or scale.ndim:
+        return False
+    lowest = (int(np.iinfo(zero.dtype).min) - int(zero)) * float(scale)
+    return ends_where_flat(lowest, float(scale))
 
 
 def _inside_gate(graph: Graph, quantize: onnx.NodeProto) -> bool:
@@ -107,7 +122,7 @@ def _form(
     source: onnx.NodeProto,
     line: tuple[float, float],
 ) -> list[onnx.NodeProto]:
-    output, stem = node.output[0], f"{node.output[0]}{GATE}"
+    output, stem = node.output[0], graph.fresh_name(f"{node.output[0]}{GATE}")
     integers, scale, zero = source.input[:3]
     kind = graph.initializers[zero].data_type
     dtype = helper.tensor_dtype_to_np_dtype(kind)

@@ -16,9 +16,10 @@ from edgevision.errors import ModelError, UsageError
 from edgevision.export.graph import set_initializer
 from edgevision.quantization.fake_quant import FakeQuant, fake_quantize_bias
 from edgevision.quantization.insertion import QUANTIZED
-from edgevision.quantization.integer_forms import GATE_STEPS
+from edgevision.quantization.integer_forms import GATE_STEPS, ends_where_flat
 from edgevision.quantization.numbers import BIAS_LIMIT, activation_params, weight_params
 from edgevision.quantization.placement import NOTHING, place
+from edgevision.quantization.rules.base import Outcome
 from edgevision.quantization.schemes import Scheme
 from edgevision.quantization.table import CalibrationTable, Float32, TensorRange
 from edgevision.quantization.torch_graph import Step, TorchGraph
@@ -84,8 +85,7 @@ class QuantizedTorchGraph(TorchGraph):
             for position, step in enumerate(self.steps)
             if step.node.operator == "HardSwish"
             and "HardSwish" in scheme.integer_forms
-            and (position, 0) in self.plan.activations.get(step.inputs[0], ())
-            and step.outputs[0] in self.plan.activations
+            and self.plan.outcomes[position] is Outcome.INT8
         }
 
     def read(self, position: int, slot: int, name: str, values: dict[str, Tensor]) -> Tensor:
@@ -107,12 +107,18 @@ class QuantizedTorchGraph(TorchGraph):
     def compute(
         self, position: int, step: Step, inputs: list[Tensor | None]
     ) -> Tensor | tuple[Tensor, ...]:
-        if position not in self.written_out:
+        if position not in self.written_out or not self._ends_where_flat(step.inputs[0]):
             return super().compute(position, step, inputs)
         # As ``integer_forms`` writes it: the gate is rounded, too.
         value = required(inputs)
         gate = (value / 6 + 0.5).clamp(-1 / GATE_STEPS, 1) * GATE_STEPS
         return value * ((gate + (gate.round() - gate).detach()) / GATE_STEPS)
+
+    def _ends_where_flat(self, name: str) -> bool:
+        quantizer = self.activation_quantizer(name)
+        step = quantizer.step().detach()
+        lowest = (quantizer.limits[0] - quantizer.zero_point()) * step
+        return ends_where_flat(float(lowest), float(step))
 
     def leave(self, name: str, value: Tensor) -> Tensor:
         if name not in self.plan.outputs:

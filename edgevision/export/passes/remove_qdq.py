@@ -25,7 +25,8 @@ def remove_qdq(model: onnx.ModelProto) -> int:
     negative as it is.
 
     Raises:
-        ModelError: a scale is computed at run time, or integers enter or leave the graph.
+        ModelError: a scale is computed at run time or is another than the integers were written
+            with, or integers enter or leave the graph.
     """
     graph = Graph(model)
     pairs = [node for node in graph.nodes if node.op_type in (_QUANTIZE, _DEQUANTIZE)]
@@ -53,6 +54,11 @@ def _check(node: onnx.NodeProto, graph: Graph) -> None:
     label = f"{node.op_type} '{node.name or node.output[0]}'"
     if any(name and graph.constant(name) is None for name in node.input[1:]):
         raise ModelError(f"{label}: its scale or zero point is computed at run time.")
+    writer = graph.producers.get(node.input[0]) if node.op_type == _DEQUANTIZE else None
+    if writer is not None and writer.op_type == _QUANTIZE:
+        scales = [graph.constant(pair.input[1]) for pair in (node, writer)]
+        if not np.array_equal(scales[0], scales[1]):  # type: ignore[arg-type]
+            raise ModelError(f"{label} reads integers with another scale than they have.")
     if node.op_type == _QUANTIZE and node.output[0] in graph.outputs:
         raise ModelError(f"{label} makes the output '{node.output[0]}', which is integer.")
     if node.op_type == _DEQUANTIZE and node.input[0] in graph.inputs:

@@ -32,7 +32,7 @@ class Quantize(Stage[Job]):
     """
 
     name = "quantize"
-    version = 2
+    version = 3
 
     def depends(self, job: Job) -> dict[str, Any]:
         assert job.recipe.quantize is not None

@@ -29,7 +29,10 @@ def before_activation(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         layer = graph.graph.producers.get(quantizer.input[0])
         if layer is None or layer.op_type not in LAYERS:
             continue
-        for use in _behind(quantizer, graph):
+        readers = _behind(quantizer, graph)
+        if any(reader.op_type not in fused for reader in readers):
+            continue  # read before the activation as well, so nothing fuses anyway
+        for use in readers:
             if use.op_type in fused:
                 place = f"between {layer.op_type} '{layer.name}' and {use.op_type}"
                 message = f"{place}: blocks fusion; move it behind"

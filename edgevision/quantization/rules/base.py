@@ -128,13 +128,22 @@ class Placer:
         while waiting:
             for use in self.graph.uses.get(waiting.pop(), []):
                 rule = self.scheme.rules.get(use.node.op_type)
-                if rule == "weighted":
+                if rule == "weighted" or (
+                    rule == "constant_weighted" and self._has_constant(use.node)
+                ):
                     return True
                 behind = set(use.node.output) - seen
                 if rule is not None and not any(map(self.is_constant, use.node.input[:2])):
                     seen |= behind
                     waiting += behind
         return False
+
+    def quantize_result(self, node: onnx.NodeProto) -> None:
+        """Quantize the output of ``node`` where the scheme wants that of its operator."""
+        scheme = self.scheme
+        between = node.op_type in scheme.quantized_between and self.leads_to_integers(node)
+        if between or node.op_type in scheme.quantized_outputs:
+            self.quantize_output(node)
 
     def leads_to_integers(self, node: onnx.NodeProto) -> bool:
         """Whether all that reads ``node``, behind its fused activation, may run on integers.
@@ -143,8 +152,20 @@ class Placer:
         """
         name = self.tail(node)
         uses = self.graph.uses.get(name, [])
-        known = all(use.node.op_type in self.scheme.rules for use in uses)
+        known = all(self._takes_integers(use.node) for use in uses)
         return known and name not in self.graph.outputs and self.feeds_integers(name)
+
+    def _takes_integers(self, node: onnx.NodeProto) -> bool:
+        rule = self.scheme.rules.get(node.op_type)
+        # An activation that is not the layer's tail would be cut off from it by a pair.
+        return (
+            rule is not None
+            and node.op_type not in self.scheme.fused_activations
+            and (rule != "constant_weighted" or self._has_constant(node))
+        )
+
+    def _has_constant(self, node: onnx.NodeProto) -> bool:
+        return any(map(self.is_constant, node.input[:2]))
 
     def tail(self, node: onnx.NodeProto) -> str:
         """The tensor behind ``node`` and the activation that is fused into it."""

@@ -18,6 +18,9 @@ def commuting(node: onnx.NodeProto, placer: Placer) -> Outcome | Refusal:
         return Outcome.FOLLOWS
     if node.output[0] in placer.graph.outputs:
         return Outcome.FOLLOWS
+    between = node.op_type in placer.scheme.quantized_between
+    if between and not placer.leads_to_integers(node):
+        return Outcome.FOLLOWS
     placer.quantize_tensor(node.output[0])
     placer.share_scale([node.input[0], node.output[0]])
     return Outcome.INT8

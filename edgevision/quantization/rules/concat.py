@@ -21,8 +21,7 @@ def concat(node: onnx.NodeProto, placer: Placer) -> Outcome | Refusal:
         return Refusal("nothing behind it runs on integers")
     for slot in range(len(names)):
         placer.quantize_input(node, slot)
-    if node.op_type in placer.scheme.quantized_outputs:
-        placer.quantize_output(node)
+    placer.quantize_result(node)
     if node.op_type in placer.scheme.shared_scale:
         placer.share_scale([*names, str(node.output[0])])
     return Outcome.INT8

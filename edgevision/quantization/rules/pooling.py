@@ -12,6 +12,5 @@ def pooling(node: onnx.NodeProto, placer: Placer) -> Outcome | Refusal:
     if not placer.is_float32(node.input[0]):
         return Refusal("its input is not known to be float32")
     placer.quantize_input(node, 0)
-    if node.op_type in placer.scheme.quantized_outputs:
-        placer.quantize_output(node)
+    placer.quantize_result(node)
     return Outcome.INT8

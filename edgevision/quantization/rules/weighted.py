@@ -20,10 +20,7 @@ def weighted(node: onnx.NodeProto, placer: Placer) -> Outcome | Refusal:
             placer.quantize_input(node, slot)
     if placer.scheme.bias == "int32" and len(node.input) > 2 and node.input[2]:
         placer.quantize_bias(node, 2)
-    if node.op_type in placer.scheme.quantized_outputs or (
-        node.op_type in placer.scheme.quantized_between and placer.leads_to_integers(node)
-    ):
-        placer.quantize_output(node)
+    placer.quantize_result(node)
     return Outcome.INT8
 
 

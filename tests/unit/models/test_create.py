@@ -78,6 +78,11 @@ def test_references_that_lead_nowhere_say_what_is_known(reference: str, message:
         create(reference, num_classes=10, in_channels=3, image_size=(32, 32))
 
 
+def test_a_size_that_a_transformer_cannot_have() -> None:
+    with pytest.raises(ModelError, match=r"timm cannot build 'xcit_nano_12_p16_224'.*30x40 pixels"):
+        create("timm:xcit_nano_12_p16_224", num_classes=4, in_channels=3, image_size=(30, 40))
+
+
 def test_too_small_an_image_is_refused() -> None:
     with pytest.raises(ModelError, match="at least 16x16 pixels, got 32x8"):
         create("fastnet", num_classes=10, in_channels=3, image_size=(32, 8))

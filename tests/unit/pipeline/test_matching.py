@@ -74,7 +74,7 @@ def test_onnxruntime_accounts_for_every_node_and_all_time(network, tmp_path):
     assert (relu.used, relu.time_ms) == ("int8", None)
     assert relu.layer, "it vanished into the first convolution's layer"
     assert swish.used == "int8"
-    both = [layer for layer in layers if layer.name in (swish.name, f"{swish.name}_gate")]
+    both = [layer for layer in layers if layer.name in (swish.name, f"{swish.name}::gate")]
     assert len(both) == 2, "the gate and the product"
     assert swish.time_ms == pytest.approx(sum(layer.time_ms for layer in both))
     assert depthwise.trait == "depthwise"

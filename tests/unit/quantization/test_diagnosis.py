@@ -79,3 +79,20 @@ def test_facts_survive_the_table_file(case, tmp_path):
     nodes = emit(path, table, "tensorrt", tmp_path / "q.onnx").nodes
     scheme, model = get_scheme("tensorrt"), load_onnx(path)
     assert node_facts(model, again, scheme, nodes) == node_facts(model, table, scheme, nodes)
+
+
+def test_what_lies_where_all_readers_are_flat_is_not_clipped(make_model, random, tmp_path):
+    model = make_model(
+        "(float[n,3,8,8] x) => (float[n,3,8,8] y) { a = Conv (x, w)  y = HardSwish (a) }",
+        w=np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1),
+    )
+    save_onnx(model, tmp_path / "f.onnx")
+    images = (random.normal(size=(20, 3, 8, 8)) * 4).astype(np.float32)
+    table = calibrate(tmp_path / "f.onnx", [images], method="percentile", threads=1)
+    assert table.tensors["a"].low == -3
+    lower = replace(table.tensors["a"], high=1.0)
+    for ranges, share in ((table.tensors["a"], 0.0), (lower, (images > 1).mean())):
+        changed = replace(table, tensors={**table.tensors, "a": ranges})
+        nodes = emit(tmp_path / "f.onnx", changed, "x86-vnni", tmp_path / "q.onnx").nodes
+        facts = node_facts(load_onnx(tmp_path / "f.onnx"), changed, get_scheme("x86-vnni"), nodes)
+        assert facts[1].saturated == pytest.approx(share, abs=2e-3)

@@ -159,6 +159,51 @@ def test_openvino_gets_a_pair_on_every_edge_between_layers(make_model, tmp_path)
     assert quantized == {"x", "r", "b", "s", "m"}
 
 
+# Tensors with one reader that takes integers and another that does not.
+FORKS = {
+    "activation": "{ c = Conv (x, w)  r = Relu (c)  d = Conv (c, w)  s = Add (r, d)"
+    "  y = Conv (s, w) }",
+    "resized sum": "{ a = Conv (x, w)  s = Add (a, x)  b = Conv (s, w)"
+    "  r = Resize (s, , same)  z = Conv (r, w)  y = Add (b, z) }",
+    "resized pool": "{ a = Conv (x, w)  p = MaxPool <kernel_shape=[1,1]> (a)  b = Conv (p, w)"
+    "  r = Resize (p, , same)  z = Conv (r, w)  y = Add (b, z) }",
+    "product": "{ c = Conv (x, w)  k = Sigmoid (x)  m = MatMul (c, k)  d = Conv (c, w)"
+    "  s = Add (m, d)  y = Conv (s, w) }",
+    "product of a sum": "{ c = Conv (x, w)  s = Add (c, x)  k = Sigmoid (x)  m = MatMul (s, k)"
+    "  y = Conv (m, w) }",
+}
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_readers_of_both_kinds_are_no_obstacle(make_model, tmp_path, name):
+    text, arrays = IN + FORKS[name], {"w": ONE}
+    if "same" in text:
+        arrays["same"] = np.ones(4, np.float32)
+    save_onnx(make_model(text, **arrays), tmp_path / "f.onnx")
+    x = np.random.default_rng(7).normal(size=(4, 16, 8, 8)).astype(np.float32)
+    table = calibrate(tmp_path / "f.onnx", [x], method="minmax", threads=1)
+    want = run(tmp_path / "f.onnx", x)
+    for scheme in scheme_names():
+        emit(tmp_path / "f.onnx", table, scheme, tmp_path / "q.onnx")
+        noise = ((want - run(tmp_path / "q.onnx", x)) ** 2).sum()
+        assert 10 * np.log10((want**2).sum() / noise) > 17, scheme
+
+
+def test_openvino_takes_integers_to_products_with_weights(make_model, tmp_path):
+    model = make_model(
+        "(float[n,16,8,8] x) => (float[n,32,8,4] y) { a = Conv (x, w)  b = Conv (x, v)"
+        "  c = Concat <axis=1> (a, b)  y = MatMul (c, u) }",
+        w=ONE,
+        v=weights(16, 16, 1, 1, seed=2),
+        u=weights(8, 4),
+    )
+    save_onnx(model, tmp_path / "f.onnx")
+    x = np.random.default_rng(7).normal(size=(4, 16, 8, 8)).astype(np.float32)
+    table = calibrate(tmp_path / "f.onnx", [x], method="minmax", threads=1)
+    nodes = emit(tmp_path / "f.onnx", table, "openvino", tmp_path / "q.onnx").nodes
+    assert [node.asked for node in nodes] == ["int8"] * 4
+
+
 @pytest.mark.parametrize("name", PATTERNS)
 def test_tensorrt_rtx_runs_every_product_in_int8(case, tmp_path, name):
     backend = get_backend("tensorrt_rtx")
