@@ -241,7 +241,8 @@ def main() -> int:
     from edgevision.devices import environment
     from edgevision.files import write_json
 
-    flag = " --statistics" if arguments.statistics else ""
+    command = f"python benchmarks/coverage_sweep.py --limit-s {arguments.limit_s:g}"
+    command += " --statistics" if arguments.statistics else ""
     kind = "_statistics" if arguments.statistics else ""
     output = arguments.output or HERE / "results" / f"coverage_sweep{kind}.json"
     names = arguments.names or (HERE / "sweep.txt").read_text().split()
@@ -263,7 +264,7 @@ def main() -> int:
             output,
             {
                 "claim": "at least 58 of 60 architectures go all the way; quantize_static: 43",
-                "command": f"python benchmarks/coverage_sweep.py --limit-s {arguments.limit_s:g}{flag}",
+                "command": command,
                 "environment": environment(),
                 "batch_norm_statistics": "of images" if arguments.statistics else "as created",
                 "architectures": results,
