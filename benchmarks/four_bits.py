@@ -10,14 +10,13 @@ result, so an interrupted run carries on. Writes results/four_bits.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from int8_accuracy import METHODS, NETWORKS, SCHEMES, Prepared, prepare
+from int8_accuracy import METHODS, NETWORKS, SCHEMES, Prepared, network_parser, prepare
 
 from edgevision.devices import environment
 from edgevision.export import load_onnx, save_onnx
@@ -57,15 +56,7 @@ def measure(prepared: Prepared, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="checkpoints and graphs")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet20", "fastnet"])
-    parser.add_argument("--checkpoint", nargs="*", default=(), metavar="NAME=FOLDER")
-    parser.add_argument("--again", action="store_true", help="measure every network anew")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    arguments = parser.parse_args()
+    arguments = network_parser(__doc__, ["resnet20", "fastnet"], RESULT).parse_args()
     given = dict(entry.split("=", 1) for entry in arguments.checkpoint)
     result: dict[str, Any] = {"networks": {}}
     if arguments.result.exists() and not arguments.again:

@@ -157,16 +157,24 @@ def missed(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
+def network_parser(
+    description: str | None, networks: list[str], result: Path
+) -> argparse.ArgumentParser:
+    """Arguments of a benchmark over trained networks, those of ``networks`` unless told."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and graphs")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=networks)
     parser.add_argument("--checkpoint", nargs="*", default=(), metavar="NAME=FOLDER")
-    parser.add_argument("--nncf-python", help="Python of an environment with NNCF")
     parser.add_argument("--again", action="store_true", help="measure every network anew")
-    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--result", type=Path, default=result)
+    return parser
+
+
+def main() -> None:
+    parser = network_parser(__doc__, list(NETWORKS), RESULT)
+    parser.add_argument("--nncf-python", help="Python of an environment with NNCF")
     arguments = parser.parse_args()
     given = dict(entry.split("=", 1) for entry in arguments.checkpoint)
     result: dict[str, Any] = {"networks": {}}

@@ -24,20 +24,17 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import timm
-import torch
-from int8_speed import NETWORKS, SHAPE
+from int8_speed import NETWORKS, export_random
 from peers.static import nncf_graph, static_graph
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import BuildOptions, ShapeRange
 from edgevision.devices import environment
 from edgevision.errors import EdgeVisionError
-from edgevision.export import export_onnx
 from edgevision.export.graph import Graph, attribute
 from edgevision.files import write_json
 from edgevision.quantization import calibrate, emit
-from edgevision.types import LayerInfo, TensorSpec
+from edgevision.types import LayerInfo
 
 HERE = Path(__file__).resolve().parent
 CAPABILITIES = ("86", "89", "120")
@@ -145,12 +142,7 @@ def make_graphs(
     name: str, folder: Path, nncf_python: str | None
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Q/DQ graphs of the timm model ``name`` by who made them, and the error of those missing."""
-    torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=1000).eval()
-    images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
-    fp32 = folder / "fp32.onnx"
-    spec = TensorSpec("image", ("batch", *SHAPE))
-    export_onnx(module, fp32, input_spec=spec, output_names=["logits"])
+    fp32, images = export_random(name, folder)
     graphs = {"ours": folder / "ours.onnx", "quantize_static": folder / "static.onnx"}
     emit(fp32, calibrate(fp32, [images], method="percentile"), "tensorrt", graphs["ours"])
     errors = {}

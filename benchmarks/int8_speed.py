@@ -56,16 +56,22 @@ PEERS = ("quantize_static", "nncf")
 Run = Callable[[], object]
 
 
-def make_graphs(
-    name: str, folder: Path, threads: int, nncf_python: str | None
-) -> tuple[dict[str, dict[str, Path]], list[dict[str, Any]], dict[str, str]]:
-    """Runtime → graph files by name, what was tried for ours, and versions of the peers."""
+def export_random(name: str, folder: Path) -> tuple[Path, npt.NDArray[np.float32]]:
+    """The timm model ``name`` with random weights as ONNX, and 16 images of noise."""
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=1000).eval()
     images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
     fp32 = folder / "fp32.onnx"
     spec = TensorSpec("image", ("batch", *SHAPE))
     export_onnx(module, fp32, input_spec=spec, output_names=["logits"])
+    return fp32, images
+
+
+def make_graphs(
+    name: str, folder: Path, threads: int, nncf_python: str | None
+) -> tuple[dict[str, dict[str, Path]], list[dict[str, Any]], dict[str, str]]:
+    """Runtime → graph files by name, what was tried for ours, and versions of the peers."""
+    fp32, images = export_random(name, folder)
     table = calibrate(fp32, [images], method="percentile")
     ours = {"onnxruntime": folder / "ours.onnx", "openvino": folder / "openvino.onnx"}
     emit(fp32, table, SCHEME, ours["onnxruntime"])

@@ -132,16 +132,16 @@ def _form(
     set_initializer(model, f"{stem}_offset_scale", np.array(beta, np.float32))
     set_initializer(model, f"{stem}_offset_zero_point", np.array(0, dtype))
     name = node.name or output
-    sum_of = output if node.op_type == "HardSigmoid" else f"{stem}_sum"
+    alone = node.op_type == "HardSigmoid"
+    sum_of, sum_name = (output, name) if alone else (f"{stem}_sum", f"{name}{GATE}")
     form = [
         _dequantize(f"{stem}_line", integers, f"{stem}_line_scale", zero),
         _dequantize(
             f"{stem}_offset", f"{stem}_one", f"{stem}_offset_scale", f"{stem}_offset_zero_point"
         ),
-        helper.make_node("Add", [f"{stem}_line", f"{stem}_offset"], [sum_of], f"{name}{GATE}"),
+        helper.make_node("Add", [f"{stem}_line", f"{stem}_offset"], [sum_of], sum_name),
     ]
-    if node.op_type == "HardSigmoid":
-        form[-1].name = name
+    if alone:
         return form
     zero_point = int(np.iinfo(dtype).min) + 1
     set_initializer(model, f"{stem}_scale", np.array(1 / GATE_STEPS, np.float32))

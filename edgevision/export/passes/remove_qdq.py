@@ -50,12 +50,20 @@ def remove_qdq(model: onnx.ModelProto) -> int:
     return len(pairs)
 
 
+def writer_of(node: onnx.NodeProto | None, graph: Graph) -> onnx.NodeProto | None:
+    """The QuantizeLinear whose integers the DequantizeLinear ``node`` reads, if it is one."""
+    if node is None or node.op_type != _DEQUANTIZE:
+        return None
+    writer = graph.producers.get(node.input[0])
+    return writer if writer is not None and writer.op_type == _QUANTIZE else None
+
+
 def _check(node: onnx.NodeProto, graph: Graph) -> None:
     label = f"{node.op_type} '{node.name or node.output[0]}'"
     if any(name and graph.constant(name) is None for name in node.input[1:]):
         raise ModelError(f"{label}: its scale or zero point is computed at run time.")
-    writer = graph.producers.get(node.input[0]) if node.op_type == _DEQUANTIZE else None
-    if writer is not None and writer.op_type == _QUANTIZE:
+    writer = writer_of(node, graph)
+    if writer is not None:
         scales = [graph.constant(pair.input[1]) for pair in (node, writer)]
         if not np.array_equal(scales[0], scales[1]):  # type: ignore[arg-type]
             raise ModelError(f"{label} reads integers with another scale than they have.")

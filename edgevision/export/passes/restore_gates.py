@@ -8,9 +8,8 @@ import onnx
 from onnx import helper
 
 from edgevision.export.graph import Graph
+from edgevision.export.passes.remove_qdq import writer_of
 from edgevision.export.passes.unused import drop_unused
-
-_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
 def restore_gates(model: onnx.ModelProto) -> int:
@@ -50,12 +49,8 @@ def _line(node: onnx.NodeProto, graph: Graph) -> tuple[onnx.NodeProto, float, fl
     for slot in (0, 1):
         constant = graph.constant(node.input[1 - slot])
         reader = graph.producers.get(node.input[slot])
-        if constant is None or constant.size != 1:
-            continue
-        if reader is None or reader.op_type != _DEQUANTIZE:
-            continue
-        writer = graph.producers.get(reader.input[0])
-        if writer is None or writer.op_type != _QUANTIZE:
+        writer = writer_of(reader, graph)
+        if constant is None or constant.size != 1 or reader is None or writer is None:
             continue
         scales = [graph.constant(pair.input[1]) for pair in (reader, writer)]
         if scales[0] is None or scales[1] is None or scales[0].size != 1 or scales[1].size != 1:
@@ -68,7 +63,7 @@ def _line(node: onnx.NodeProto, graph: Graph) -> tuple[onnx.NodeProto, float, fl
 def _product(gate: onnx.NodeProto, writer: onnx.NodeProto, graph: Graph) -> onnx.NodeProto | None:
     """The Mul of ``gate``, behind its own Q/DQ pair, with the integers of ``writer``."""
     node: onnx.NodeProto | None = gate
-    for operator in (_QUANTIZE, _DEQUANTIZE, "Mul"):
+    for operator in ("QuantizeLinear", "DequantizeLinear", "Mul"):
         node = graph.only_reader(node.output[0]) if node is not None else None
         if node is None or node.op_type != operator:
             return None

@@ -81,6 +81,10 @@ class Placer:
         """Whether ``name`` is an initializer."""
         return name in self.graph.initializers
 
+    def has_constant(self, node: onnx.NodeProto) -> bool:
+        """Whether one of the first two inputs of ``node`` is an initializer."""
+        return any(map(self.is_constant, node.input[:2]))
+
     def quantize_input(self, node: onnx.NodeProto, slot: int) -> None:
         """Route this one reading of an activation through Q/DQ."""
         self._route(node.input[slot], [Use(node, slot)])
@@ -128,12 +132,11 @@ class Placer:
         while waiting:
             for use in self.graph.uses.get(waiting.pop(), []):
                 rule = self.scheme.rules.get(use.node.op_type)
-                if rule == "weighted" or (
-                    rule == "constant_weighted" and self._has_constant(use.node)
-                ):
+                constant = self.has_constant(use.node)
+                if rule == "weighted" or (rule == "constant_weighted" and constant):
                     return True
                 behind = set(use.node.output) - seen
-                if rule is not None and not any(map(self.is_constant, use.node.input[:2])):
+                if rule is not None and not constant:
                     seen |= behind
                     waiting += behind
         return False
@@ -161,11 +164,8 @@ class Placer:
         return (
             rule is not None
             and node.op_type not in self.scheme.fused_activations
-            and (rule != "constant_weighted" or self._has_constant(node))
+            and (rule != "constant_weighted" or self.has_constant(node))
         )
-
-    def _has_constant(self, node: onnx.NodeProto) -> bool:
-        return any(map(self.is_constant, node.input[:2]))
 
     def tail(self, node: onnx.NodeProto) -> str:
         """The tensor behind ``node`` and the activation that is fused into it."""

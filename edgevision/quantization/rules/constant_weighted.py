@@ -10,6 +10,6 @@ from edgevision.quantization.rules.weighted import weighted
 
 def constant_weighted(node: onnx.NodeProto, placer: Placer) -> Outcome | Refusal:
     """As ``weighted``, but a product of two activations stays in float, as in attention."""
-    if not any(placer.is_constant(name) for name in node.input[:2]):
+    if not placer.has_constant(node):
         return Refusal("a product of two activations, which integers make no faster here")
     return weighted(node, placer)
