@@ -29,7 +29,7 @@ from edgevision.types import GATE
 
 RUNS = 24
 _WARM = 4  # first runs allocate
-_SUFFIX = re.compile(r"(_nchwc|_nhwc)?(_token_\d+)?$")
+_SUFFIX = re.compile(r"(_nchwc|_nhwc)?(_token_\d+)?(/\w+Fusion/)?$")
 _INTEGER = ("uint8", "int8")
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 _REORDER = ("ReorderInput", "ReorderOutput")
@@ -220,7 +220,9 @@ def _belongs_before(node: onnx.NodeProto, anchor: onnx.NodeProto, source: Graph)
     """Whether ``node``, without a kernel of its own, is no part of the kernel of ``anchor``."""
     if anchor.op_type in QDQ:
         return node.op_type not in QDQ
-    maker = source.producers.get(node.input[0]) if node.op_type in _ACTIVATIONS else None
+    if node.op_type not in _ACTIVATIONS or node.input[0] in anchor.input:
+        return False  # x * Sigmoid(x) is one kernel
+    maker = source.producers.get(node.input[0])
     return maker is not None and maker.op_type in _LAYERS  # a layer takes its activation along
 
 

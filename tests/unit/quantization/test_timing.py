@@ -59,6 +59,24 @@ def test_every_float_node_has_the_kernel_that_computes_it(paths):
     assert all(k.nodes and k.microseconds > 0 for k in kernels)
 
 
+def test_silu_between_layers_is_one_kernel_of_its_own(make_model, tmp_path):
+    model = make_model(
+        "(float[1,16,16,16] x) => (float[1,16,16,16] y) "
+        "{ a = Conv <pads=[1,1,1,1]> (x, w)  g = Sigmoid (a)  s = Mul (a, g)"
+        "  c = Conv <pads=[1,1,1,1]> (s, w)  h = Sigmoid (c)  y = Mul (c, h) }",
+        w=weights(16, 16, 3, 3),
+    )
+    for index, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{index}"
+    path = tmp_path / "float.onnx"
+    save_onnx(model, path)
+    feeds = {"x": np.zeros((1, 16, 16, 16), np.float32)}
+    kernels = time_kernels(path, feeds, threads=1, runs=2)
+    parts = {k.nodes for k in kernels if "Reorder" not in k.operator}
+    whole = [{"Conv_0"}, {"Sigmoid_1", "Mul_2"}, {"Conv_3"}, {"Sigmoid_4", "Mul_5"}]
+    assert parts == set(map(frozenset, whole))
+
+
 def test_integer_kernels_and_what_is_written_out(paths):
     _, path, feeds = paths
     kernels = time_kernels(path, feeds, threads=1, runs=4)
