@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,39 @@ def calibrate(
             name: observers[name].result().inside(*useful_range(graph, name)) for name in tensors
         },
     )
+
+
+def recalibrated(
+    table: CalibrationTable, model: onnx.ModelProto, method: str
+) -> CalibrationTable | None:
+    """``table`` as another calibrator would have made it from the same images, without them.
+
+    Scales of weights and corrections of biases stay. None where ``table`` has kept too little:
+    its ranges were learned, or it or ``method`` works without a histogram of all values.
+
+    Args:
+        model: what ``table`` was made from.
+
+    Raises:
+        UsageError: no such method.
+    """
+    observer_class, graph = CALIBRATORS.get(method), Graph(model)
+    tensors = {}
+    for name, seen in table.tensors.items():
+        observer = observer_class.of(seen) if seen.histogram is not None else None
+        if observer is None:
+            return None
+        tensors[name] = observer.result().inside(*useful_range(graph, name))
+        tensors[name] = replace(tensors[name], histogram=seen.histogram)
+    return replace(table, method=method, settings=observer_class.settings, tensors=tensors)
+
+
+def recalibrations(table: CalibrationTable, model: onnx.ModelProto) -> Iterator[CalibrationTable]:
+    """``recalibrated`` by every other calibrator that can do it."""
+    for method in CALIBRATORS.names():
+        other = recalibrated(table, model, method) if method != table.method else None
+        if other is not None:
+            yield other
 
 
 def observed_tensors(model: onnx.ModelProto) -> list[str]:

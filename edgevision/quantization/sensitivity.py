@@ -31,6 +31,7 @@ from edgevision.quantization.simulation import (
 from edgevision.quantization.table import CalibrationTable
 
 SHADOW = "_shadow"
+SUSPECTS = 24  # layers whose effect on the network's output is measured one by one
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,27 @@ def leave_in_float(
         gain = None if value is None or whole_metric is None else value - whole_metric
         costs.append(RegionCost(tuple(region), sqnr - whole_sqnr, gain))
     return sorted(costs, key=lambda cost: (-(cost.metric_gain or 0.0), -cost.sqnr_gain_db))
+
+
+def most_costly_first(
+    float_path: Path,
+    table: CalibrationTable,
+    scheme: str,
+    images: Float32,
+    *,
+    suspects: int = SUSPECTS,
+) -> list[tuple[str, str]]:
+    """Names of all quantized layers, each with what it costs, in the order to leave in float.
+
+    The ``suspects`` noisiest are tried one by one and come first, by what each gives; the rest
+    by their noise. Arguments and errors as for ``layer_noise``.
+    """
+    noise = layer_noise(float_path, table, scheme, images)
+    names = [layer.name for layer in noise.worst(suspects)]
+    costs = leave_in_float(float_path, table, scheme, images, [[name] for name in names])
+    order = [(cost.nodes[0], f"{cost.sqnr_gain_db:+.1f} dB at the output") for cost in costs]
+    rest = noise.worst(len(noise.layers))[len(names) :]
+    return order + [(layer.name, f"{layer.sqnr_db:.1f} dB SQNR") for layer in rest]
 
 
 def shadow_graph(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:

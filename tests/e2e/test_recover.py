@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from edgevision.bundle import open_bundle
@@ -43,6 +44,40 @@ def test_layers_that_cost_accuracy_go_back_to_float(tmp_path: Path, image_folder
         entry = bundle.manifest.artifact(f"model.int8.{scheme}.onnx")
         in_bundle = bundle.path(entry).read_bytes()
     assert in_bundle == result.stages["recover"].path(entry.path).read_bytes()
+
+
+def test_another_calibrator_is_tried_first(tmp_path: Path, image_folder: Path) -> None:
+    """Ranges that clip far too much are chosen anew from the histograms, without training."""
+    CALIBRATORS.add("clipped", "tests.e2e.toys.calibrator:ClippedHistogram")
+    quantize = {"images": 8, "method": "clipped", "regions": False}
+    try:
+        result = compress(
+            RECIPE["model"],
+            data=str(image_folder),
+            overrides={
+                **RECIPE,
+                "prune": None,
+                "quantize": quantize,
+                "verify": {**RECIPE["verify"], "max_accuracy_drop": 5},
+            },
+            out=tmp_path,
+        )
+    finally:
+        CALIBRATORS.remove("clipped")
+    stage = result.stages["recover"]
+    told = stage.json("recover.json")
+    assert told["baseline"] - told["int8"] > 5, "the case is not as bad as it must be"
+    assert told["baseline"] - told["ranges"][told["method"]] <= 5
+    assert "qat" not in told
+    assert not told["keep_float"]
+    name = f"model.int8.{load_target('cpu').scheme}.onnx"
+    with open_bundle(result.bundle) as bundle:
+        table = json.loads(bundle.path(bundle.manifest.artifact("calibration.json")).read_bytes())
+        graph = bundle.path(bundle.manifest.artifact(name)).read_bytes()
+    assert table["method"] == told["method"]
+    assert graph == stage.path(name).read_bytes()
+    row = next(r for r in result.figures["rows"] if r["name"] == name)
+    assert abs(row["accuracy"] - told["ranges"][told["method"]]) < 1e-6
 
 
 def test_training_with_quantization_ships_what_it_learned(

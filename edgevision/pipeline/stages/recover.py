@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ from edgevision.pipeline.verdict import keeps_budget
 if TYPE_CHECKING:
     from edgevision.quantization import CalibrationTable
 
-SUSPECTS = 24  # layers whose effect on the network's output is measured one by one
-IMAGES = 16  # for that; noise settles quickly
+IMAGES = 16  # for the noise of layers, which settles quickly
 LEARNED = "model.learned.fp32.onnx"
 TABLE = "calibration.json"
 
@@ -59,12 +59,14 @@ def table_path(job: Job) -> Path:
 class Recover(Stage[Job]):
     """Outputs ``recover.json`` and, where INT8 throughout missed the budget, another INT8 graph.
 
-    First quantization-aware training, which costs no speed; its float graph and table are kept.
+    First the other calibrators, whose ranges the table's histograms give at once; then
+    quantization-aware training; neither costs speed, and what is kept of them goes into the stage.
     Where that is not enough, or not asked for, layers go back to float: those first that add most
     noise to the network's output, as few as keep the budget on the validation split.
     """
 
     name = "recover"
+    version = 2
     resumes = True
 
     def depends(self, job: Job) -> dict[str, Any]:
@@ -90,17 +92,20 @@ class _Recovery:
         self.output = work / f"model.int8.{scheme}.onnx"
         metrics = job.done("baseline").json("metrics.json")
         self.baseline = float(metrics[job.task.metric_name])
+        self.best = -math.inf  # accuracy of what would be kept now
 
     def run(self) -> None:
         assert self.job.recipe.quantize is not None
         when = self.job.recipe.quantize.qat.when
         told = self.told
-        told |= {"baseline": self.baseline, "int8": self._accuracy(self.base.int8_path, "INT8")}
-        missed = not self._keeps(told["int8"])
+        told["baseline"] = self.baseline
+        told["int8"] = self.best = self._accuracy(self.base.int8_path, "INT8")
+        if not self._keeps(self.best):
+            self._choose_ranges()
+        missed = not self._keeps(self.best)
         if when == "always" or (missed and when == "when-needed"):
             self._train()
-            missed = not self._keeps(told["qat"])
-        if missed:
+        if not self._keeps(self.best):
             told["float"] = self._accuracy(self.base.float_path, "the float network")
             if self._keeps(told["float"]):  # else it was not INT8 that lost it
                 self._leave_in_float()
@@ -111,6 +116,33 @@ class _Recovery:
     def _accuracy(self, path: Path, what: str) -> float:
         metric = self.job.task.metric_name
         return evaluate_onnx(self.job, path, f"accuracy of {what}")[metric]
+
+    def _choose_ranges(self) -> None:
+        """Take the best of all calibrators, by accuracy; the first that is enough ends it."""
+        from edgevision.export import load_onnx
+        from edgevision.quantization import emit
+        from edgevision.quantization.calibrate import recalibrations
+        from edgevision.quantization.sensitivity import layer_noise
+
+        told, float_path = self.told, self.base.float_path
+        trial, told["ranges"] = self.work / "trial.onnx", {}
+        for table in recalibrations(self.base.table, load_onnx(float_path)):
+            method = table.method
+            report = emit(float_path, table, self.scheme, trial, half=True)
+            value = self._accuracy(trial, f"INT8 by {method}")
+            told["ranges"][method] = value
+            if value <= self.best:
+                continue
+            self.best, told["method"] = value, method
+            trial.replace(self.output)
+            table.save(self.work / TABLE)
+            images = some_images(self.job.data.train, self.job.preprocessing, IMAGES)
+            noise = layer_noise(float_path, table, self.scheme, images)
+            told[self.scheme] = emitted(report, float_path, table, noise)
+            self.base = Emission(float_path, table, self.output, {})
+            if self._keeps(value):
+                break
+        trial.unlink(missing_ok=True)
 
     def _train(self) -> None:
         """Quantization-aware training; taken where it is better than what was there."""
@@ -134,22 +166,28 @@ class _Recovery:
             progress=as_phase(job.progress, "quantization-aware training"),
         )
         table = CalibrationTable.load(done.table_path)
-        report = emit(done.onnx_path, table, self.scheme, self.output, half=True)
-        self.told["qat"] = self._accuracy(self.output, "INT8 after training")
-        if self.told["qat"] >= self.told["int8"]:
+        trial = self.work / "trial.onnx"
+        report = emit(done.onnx_path, table, self.scheme, trial, half=True)
+        self.told["qat"] = self._accuracy(trial, "INT8 after training")
+        if self.told["qat"] >= self.best:
+            self.best = self.told["qat"]
             self.told[self.scheme] = emitted(report, done.onnx_path, table)
+            trial.replace(self.output)
             done.onnx_path.replace(self.work / LEARNED)
             done.table_path.replace(self.work / TABLE)
             self.base = Emission(self.work / LEARNED, table, self.output, {})
-        else:
-            self.output.unlink()
+        trial.unlink(missing_ok=True)
         shutil.rmtree(folder)
 
     def _leave_in_float(self) -> None:
         from edgevision.quantization import emit
+        from edgevision.quantization.sensitivity import most_costly_first
 
         base, told = self.base, self.told
-        order = _most_costly_first(self.job, base, self.scheme)
+        images = some_images(self.job.data.train, self.job.preprocessing, IMAGES)
+        self.job.progress("noise of layers", 0, 1, "")
+        order = most_costly_first(base.float_path, base.table, self.scheme, images)
+        self.job.progress("noise of layers", 1, 1, "")
         trial = self.work / "trial.onnx"
 
         def kept(count: int) -> dict[str, str]:
@@ -195,19 +233,3 @@ def fewest(most: int, enough: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def _most_costly_first(job: Job, base: Emission, scheme: str) -> list[tuple[str, str]]:
-    """Names of layers with what each gives when left in float; then the rest by their noise."""
-    from edgevision.quantization.sensitivity import layer_noise, leave_in_float
-
-    images = some_images(job.data.train, job.preprocessing, IMAGES)
-    job.progress("noise of layers", 0, 2, "")
-    noise = layer_noise(base.float_path, base.table, scheme, images)
-    job.progress("noise of layers", 1, 2, "")
-    suspects = [layer.name for layer in noise.worst(SUSPECTS)]
-    costs = leave_in_float(base.float_path, base.table, scheme, images, [[n] for n in suspects])
-    job.progress("noise of layers", 2, 2, "")
-    order = [(cost.nodes[0], f"{cost.sqnr_gain_db:+.1f} dB at the output") for cost in costs]
-    rest = [layer for layer in noise.worst(len(noise.layers)) if layer.name not in suspects]
-    return order + [(layer.name, f"{layer.sqnr_db:.1f} dB SQNR") for layer in rest]

@@ -49,9 +49,18 @@ class Observer(ABC):
         self.count += other.count
         self._merge_impl(other)
 
+    @classmethod
+    def of(cls, seen: TensorRange) -> Observer | None:
+        """An observer that has seen what ``seen`` tells of; None where that is not enough."""
+        return None
+
     @abstractmethod
     def result(self) -> TensorRange:
         """The range to quantize, from all that was seen; at least one value was."""
+
+    def _take(self, seen: TensorRange) -> None:
+        """Take in what every calibrator counts, as a table has kept it."""
+        self.minimum, self.maximum, self.count = seen.minimum, seen.maximum, seen.count
 
     def _observe_impl(self, flat: npt.NDArray[np.float32], low: float, high: float) -> None:
         """What a calibrator wants to know beyond smallest, largest and count."""

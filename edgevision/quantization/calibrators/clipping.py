@@ -26,6 +26,15 @@ class ClippingObserver(Observer):
         super().__init__()
         self.histogram = Histogram()
 
+    @classmethod
+    def of(cls, seen: TensorRange) -> ClippingObserver | None:
+        if seen.histogram is None:
+            return None
+        observer = cls()
+        observer._take(seen)
+        observer.histogram = seen.histogram
+        return observer
+
     def result(self) -> TensorRange:
         """Low and high for asymmetric schemes, amax (of absolute values) for symmetric ones."""
         bins, width = self.histogram.bins, self.histogram.width

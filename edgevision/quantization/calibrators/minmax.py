@@ -9,6 +9,12 @@ from edgevision.quantization.table import TensorRange
 class MinMaxObserver(Observer):
     """The whole range seen. Safe, and coarse where a few values lie far out."""
 
+    @classmethod
+    def of(cls, seen: TensorRange) -> MinMaxObserver:
+        observer = cls()
+        observer._take(seen)
+        return observer
+
     def result(self) -> TensorRange:
         """Low and high are the smallest and largest value seen."""
         return TensorRange(

@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgevision.quantization.calibrators.minmax import MinMaxObserver
+from edgevision.quantization.calibrators.percentile import PercentileObserver
+from edgevision.quantization.histogram import Int64
 from edgevision.quantization.table import TensorRange
 
 
@@ -20,6 +22,14 @@ class ClippedAtFirst(MinMaxObserver):
 
     def result(self) -> TensorRange:
         return _narrowed(super().result(), 1 / 16 if self.count >= self.large else 1)
+
+
+class ClippedHistogram(PercentileObserver):
+    """The same, with all values counted in a histogram."""
+
+    def _edge(self, counts: Int64) -> int:
+        whole = super()._edge(counts)
+        return whole // 16 if self.count >= ClippedAtFirst.large else whole
 
 
 def _narrowed(whole: TensorRange, share: float) -> TensorRange:

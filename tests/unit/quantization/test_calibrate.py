@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgevision.errors import DataError, ModelError, UsageError
-from edgevision.export import save_onnx
-from edgevision.quantization import calibrate
+from edgevision.export import load_onnx, save_onnx
+from edgevision.quantization import CalibrationTable, calibrate
+from edgevision.quantization.calibrate import recalibrated
 from edgevision.quantization.calibrators import CALIBRATORS
 
 TEXT = (
@@ -50,6 +53,23 @@ def test_processes_leave_no_trace(model, images, random):
     shuffled = random.permutation(images)
     there = calibrate(model, batched(shuffled, 32), method="entropy", processes=4)
     assert there.to_bytes() == here.to_bytes()
+
+
+@pytest.mark.parametrize("method", ["entropy", "minmax", "mse", "percentile"])
+@pytest.mark.parametrize("first", ["mse", "percentile"])
+def test_another_calibrator_needs_no_images_again(model, images, tmp_path, first, method):
+    calibrate(model, [images], method=first).save(tmp_path / "table.json")
+    kept = CalibrationTable.load(tmp_path / "table.json")
+    again = recalibrated(kept, load_onnx(model), method)
+    want = calibrate(model, [images], method=method)
+    assert (again.method, again.settings, again.images) == (method, want.settings, 50)
+    for name, seen in want.tensors.items():
+        assert replace(again.tensors[name], histogram=None) == replace(seen, histogram=None)
+
+
+@pytest.mark.parametrize(("first", "method"), [("minmax", "mse"), ("mse", "average")])
+def test_what_was_not_kept_cannot_be_told_anew(model, images, first, method):
+    assert recalibrated(calibrate(model, [images], method=first), load_onnx(model), method) is None
 
 
 @pytest.mark.slow
