@@ -17,7 +17,7 @@ def half_quantized(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         missing = [name for name in node.input[:2] if graph.dequantizer(name) is None]
         if len(missing) == 1:
             message = f"'{missing[0]}' is float, so the whole layer is; quantize it too"
-            found.append(Finding("half-quantized", node.name, message))
+            found.append(Finding("half-quantized", node.name, message, "warning"))
     return found
 
 
