@@ -48,6 +48,7 @@ from edgevision.export.passes.lower_opset import lower_opset
 from edgevision.export.passes.raise_opset import QUANTIZABLE_OPSET, raise_opset
 from edgevision.export.passes.remove_qdq import remove_qdq
 from edgevision.export.passes.restore_gates import restore_gates
+from edgevision.export.passes.split_fused import split_fused
 from edgevision.export.passes.sum_to_add import sum_to_add
 from edgevision.export.passes.to_float32 import to_float32
 from edgevision.export.running import Arrays, OnnxRun
@@ -227,6 +228,8 @@ def _as_float(source: onnx.ModelProto, notes: list[str]) -> tuple[onnx.ModelProt
         notes.append("its 16- or 64-bit floats are float32 now")
         exact = BOUND_16_BITS
     fold_constants(model)
+    if split_fused(model):
+        notes.append("layers that ONNX Runtime had fused are standard operators again")
     operators = [node.op_type for node in source.graph.node]
     if pairs := sum(operators.count(name) for name in ("QuantizeLinear", "DequantizeLinear")):
         restore_gates(model)

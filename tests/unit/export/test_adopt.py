@@ -110,6 +110,66 @@ def test_sum_of_two_becomes_add(save: Save, weight: np.ndarray) -> None:
     assert operators(adopt(path)) == ["Conv", "Relu", "Add"]
 
 
+ACTIVATIONS = {
+    "Relu": "r = Relu (c)",
+    "LeakyRelu": "r = LeakyRelu <alpha=0.2> (c)",
+    "HardSigmoid": "r = HardSigmoid <alpha=0.3, beta=0.4> (c)",
+    "Clip": "r = Clip (c, low, high)",
+    "Tanh": "r = Tanh (c)",
+    "Sigmoid, Mul": "g = Sigmoid (c)  r = Mul (c, g)",
+}
+
+
+@pytest.mark.parametrize("after", ACTIVATIONS)
+def test_what_onnx_runtime_fused_is_standard_again(
+    save: Save, weight: np.ndarray, tmp_path: Path, after: str
+) -> None:
+    path = save(
+        "(float[n,3,8,8] x) => (float[n,10] y) "
+        f"{{ c = Conv <pads=[1,1,1,1]> (x, w)  {ACTIVATIONS[after]}"
+        "  p = GlobalAveragePool (r)  f = Flatten (p)  d = Gemm (f, v, b)  y = Relu (d) }",
+        w=weight,
+        v=np.linspace(-1, 1, 60, dtype=np.float32).reshape(6, 10),
+        b=np.ones(10, np.float32),
+        low=np.array(-0.5, np.float32),
+        high=np.array(0.5, np.float32),
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    fused = [n.op_type for n in optimized.graph.node if n.domain == "com.microsoft"]
+    assert len(fused) == 2
+    adopted = adopt(tmp_path / "optimized.onnx")
+    assert {node.domain for node in adopted.model.graph.node} == {""}
+    assert sorted(operators(adopted)) == sorted(
+        ["Conv", *after.split(", "), "GlobalAveragePool", "Flatten", "Gemm", "Relu"]
+    )
+    assert adopted.check.max_rel < 1e-6
+
+
+def test_what_a_fused_layer_adds_comes_before_its_activation(
+    save: Save, weight: np.ndarray
+) -> None:
+    path = save(
+        "(float[n,3,8,8] x) => (float[n,6,8,8] y) "
+        "{ a = Conv <pads=[1,1,1,1]> (x, w)  y = Conv <pads=[1,1,1,1]> (x, w, b) }",
+        w=weight,
+        b=np.ones(6, np.float32),
+    )
+    model = onnx.load(path)
+    fused = model.graph.node[1]
+    fused.op_type, fused.domain = "FusedConv", "com.microsoft"
+    fused.input.append("a")
+    fused.attribute.append(helper.make_attribute("activation", "Relu"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    adopted = adopt(path)
+    assert operators(adopted) == ["Conv", "Conv", "Add", "Relu"]
+    assert adopted.check.max_rel < 1e-6
+
+
 @pytest.mark.parametrize("reshape", ["Reshape", "Reshape <allowzero=1>"])
 def test_a_batch_of_one_is_freed_with_its_reshape(save: Save, random: Any, reshape: str) -> None:
     path = save(
