@@ -1,12 +1,14 @@
 """Accuracy of INT8 on CIFAR-10, all 10 000 test images: ours and the peers' from the same files.
 
     python benchmarks/int8_accuracy.py --out runs/int8 --nncf-python nncf-env/bin/python
+        [--modelopt-python …] [--embedl-python …]
 
 Each network is trained first, unless OUT/NAME holds its checkpoint already (put a longer trained
 one there, or name it with --checkpoint NAME=FOLDER). All tools see the same 512 training images.
 Ours is what `compress` does by default, and with the other calibrators; where the best of them
 misses the limit, quantization-aware training follows as it would there. ONNX Runtime's tool is
-tried with each of its calibrators, in its default form and in the one that TensorRT takes.
+tried with each of its calibrators, in its default form and in the one that TensorRT takes; the
+peers with environments of their own (see peers/) with their defaults.
 Everything runs on ONNX Runtime. Networks done are kept in the result, so an interrupted run carries
 on. EfficientNet-Lite0 wants two packages more (see networks.py). Writes results/int8_accuracy.json.
 """
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from peers.static import STATIC_FORMS, nncf_graph, static_graph
+from peers.static import STATIC_FORMS, outside_graph, save_program, static_graph
 from recovery import accuracy_of, learn
 from rich.console import Console
 
@@ -47,6 +49,7 @@ IMAGES = 512
 BATCH = 64
 
 
+OUTSIDE = ("nncf", "modelopt", "embedl")  # peers in environments of their own
 METHODS = ("percentile", "mse", "entropy")  # the first is the default
 
 
@@ -107,6 +110,7 @@ def prepare(name: str, network: Network, checkpoint: Path, folder: Path) -> Prep
     fp32 = folder / "float.onnx"
     spec = TensorSpec("image", ("batch", *preprocessing.input_shape))
     export_onnx(module, fp32, input_spec=spec, output_names=["logits"])
+    save_program(module, preprocessing.input_shape, fp32.with_suffix(".pt2"))
     task = get_task("classification")
     chosen = sample_calibration(data.train, task, IMAGES, 0, validation=data.validation)
     images = np.concatenate(list(chosen.batches(preprocessing, BATCH)))
@@ -115,7 +119,7 @@ def prepare(name: str, network: Network, checkpoint: Path, folder: Path) -> Prep
 
 
 def after_training(
-    network: Network, prepared: Prepared, folder: Path, nncf_python: str | None
+    network: Network, prepared: Prepared, folder: Path, pythons: dict[str, str]
 ) -> dict[str, Any]:
     """Accuracy of every tool's post-training quantization."""
     _, _, fp32, images, accuracy = prepared
@@ -140,12 +144,18 @@ def after_training(
             error = static_graph(fp32, images, path, form=form, method=method)
             key = f"quantize_static {method}, {form} form"
             row["peers"][key] = error or accuracy(path)
-    if nncf_python is not None:
-        path = folder / "nncf.onnx"
-        version, error = nncf_graph(fp32, images, path, nncf_python)
-        row["peers"][f"nncf {version}".strip()] = error or accuracy(path)
+    for peer, python in pythons.items():
+        row["peers"] |= outside(peer, python, prepared, folder)
     row["environment"] = environment()
     return row
+
+
+def outside(peer: str, python: str, prepared: Prepared, folder: Path) -> dict[str, Any]:
+    """Name and version of a peer in its own environment → accuracy, or why it failed."""
+    path = folder / f"{peer}.onnx"
+    source = prepared.fp32.with_suffix(".pt2") if peer == "embedl" else prepared.fp32
+    version, error = outside_graph(peer, source, prepared.images, path, python)
+    return {f"{peer} {version}".strip(): error or prepared.accuracy(path)}
 
 
 def missed(row: dict[str, Any]) -> list[str]:
@@ -174,8 +184,11 @@ def network_parser(
 
 def main() -> None:
     parser = network_parser(__doc__, list(NETWORKS), RESULT)
-    parser.add_argument("--nncf-python", help="Python of an environment with NNCF")
+    for peer in OUTSIDE:
+        parser.add_argument(f"--{peer}-python", help="Python of an environment with it")
     arguments = parser.parse_args()
+    by_peer = {peer: getattr(arguments, f"{peer}_python") for peer in OUTSIDE}
+    pythons = {peer: python for peer, python in by_peer.items() if python is not None}
     given = dict(entry.split("=", 1) for entry in arguments.checkpoint)
     result: dict[str, Any] = {"networks": {}}
     if arguments.result.exists() and not arguments.again:
@@ -183,7 +196,8 @@ def main() -> None:
     result |= {
         "claim": "INT8 loses at most 0.2 points on plain convolutional networks, 0.5 on depthwise "
         "and attention networks, and no more than the best peer plus 0.05",
-        "command": "python benchmarks/int8_accuracy.py --out OUT --nncf-python PYTHON",
+        "command": "python benchmarks/int8_accuracy.py --out OUT --nncf-python PYTHON "
+        "--modelopt-python PYTHON --embedl-python PYTHON",
         "calibration_images": IMAGES,
     }
 
@@ -197,9 +211,14 @@ def main() -> None:
     for name in arguments.networks:
         if name not in rows:
             network, ready, folder = prepared(name)
-            rows[name] = after_training(network, ready, folder, arguments.nncf_python)
+            rows[name] = after_training(network, ready, folder, pythons)
             write_json(arguments.result, result)
             print(name, json.dumps({key: rows[name][key] for key in ("fp32", "ours", "peers")}))
+        for peer, python in pythons.items():  # of those that were not at hand before
+            if not any(told.startswith(peer) for told in rows[name]["peers"]):
+                _, ready, folder = prepared(name)
+                rows[name]["peers"] |= outside(peer, python, ready, folder)
+                write_json(arguments.result, result)
     for name in arguments.networks:
         for scheme in missed(rows[name]):
             network, ready, folder = prepared(name)

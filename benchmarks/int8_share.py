@@ -1,9 +1,11 @@
 """The share of Conv, Gemm and MatMul work that TensorRT-RTX does in INT8, from its layer report.
 
-    python benchmarks/int8_share.py [--nncf-python nncf-env/bin/python] [--networks resnet18 ...]
+    python benchmarks/int8_share.py [--nncf-python nncf-env/bin/python] [--modelopt-python …]
+        [--embedl-python …] [--networks resnet18 ...]
 
-Ours for `tensorrt`, and of the same float file and images the graphs of `quantize_static` in the
-form that TensorRT takes and of NNCF. Each is built for SM86, SM89 and SM120; no GPU is needed.
+Ours for `tensorrt`, and of the same network and images the graphs of `quantize_static` in the form
+that TensorRT takes and, with their environments (see peers/), of NNCF, ModelOpt and embedl-deploy.
+Each is built for SM86, SM89 and SM120; no GPU is needed.
 Networks done are kept in the result, so an interrupted run carries on; --again starts over.
 Work is counted in MACs with a batch of one. A layer that was asked for in INT8 (both factors come
 out of a DequantizeLinear) and runs in anything else is named with what it runs in.
@@ -25,7 +27,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from int8_speed import NETWORKS, export_random
-from peers.static import nncf_graph, static_graph
+from peers.static import outside_graph, static_graph
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import BuildOptions, ShapeRange
@@ -37,6 +39,7 @@ from edgevision.quantization import calibrate, emit
 from edgevision.types import LayerInfo
 
 HERE = Path(__file__).resolve().parent
+OUTSIDE = ("nncf", "modelopt", "embedl")  # peers in environments of their own
 CAPABILITIES = ("86", "89", "120")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Kernels that hold a matrix product without being listed as one, by a part of their names.
@@ -139,27 +142,28 @@ def int8_share(graph: Path, capability: str) -> dict[str, Any]:
 
 
 def make_graphs(
-    name: str, folder: Path, nncf_python: str | None
+    name: str, folder: Path, pythons: dict[str, str]
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Q/DQ graphs of the timm model ``name`` by who made them, and the error of those missing."""
-    fp32, images = export_random(name, folder)
+    fp32, images = export_random(name, folder, program="embedl" in pythons)
     graphs = {"ours": folder / "ours.onnx", "quantize_static": folder / "static.onnx"}
     emit(fp32, calibrate(fp32, [images], method="percentile"), "tensorrt", graphs["ours"])
     errors = {}
     if error := static_graph(fp32, images, graphs["quantize_static"], form="tensorrt"):
         errors["quantize_static"] = error
-    if nncf_python is not None:
-        graphs["nncf"] = folder / "nncf.onnx"
-        _, failed = nncf_graph(fp32, images, graphs["nncf"], nncf_python)
+    for peer, python in pythons.items():
+        graphs[peer] = folder / f"{peer}.onnx"
+        source = fp32.with_suffix(".pt2") if peer == "embedl" else fp32
+        _, failed = outside_graph(peer, source, images, graphs[peer], python)
         if failed:
-            errors["nncf"] = failed
+            errors[peer] = failed
     return {maker: path for maker, path in graphs.items() if maker not in errors}, errors
 
 
-def measure(name: str, nncf_python: str | None) -> dict[str, Any]:
+def measure(name: str, pythons: dict[str, str]) -> dict[str, Any]:
     """For every maker and compute capability what became INT8, or why it was refused."""
     with tempfile.TemporaryDirectory() as folder:
-        graphs, errors = make_graphs(name, Path(folder), nncf_python)
+        graphs, errors = make_graphs(name, Path(folder), pythons)
         entry: dict[str, Any] = {maker: {"refused": error} for maker, error in errors.items()}
         for maker, graph in graphs.items():
             entry[maker] = {}
@@ -173,23 +177,27 @@ def measure(name: str, nncf_python: str | None) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--nncf-python", help="Python of an environment with NNCF")
+    for peer in OUTSIDE:
+        parser.add_argument(f"--{peer}-python", help="Python of an environment with it")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--again", action="store_true", help="build every network anew")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "int8_share.json")
     arguments = parser.parse_args()
+    given = {peer: getattr(arguments, f"{peer}_python") for peer in OUTSIDE}
+    pythons = {peer: python for peer, python in given.items() if python is not None}
     result: dict[str, Any] = {"networks": {}}
     if arguments.output.exists() and not arguments.again:
         result = json.loads(arguments.output.read_text())
     result |= {
         "claim": "all Conv, Gemm and MatMul work that was asked for in INT8 is done in INT8",
-        "command": "python benchmarks/int8_share.py --nncf-python PYTHON",
+        "command": "python benchmarks/int8_share.py --nncf-python PYTHON --modelopt-python PYTHON "
+        "--embedl-python PYTHON",
         "environment": environment(),
     }
     for name in arguments.networks:
         if name in result["networks"]:
             continue
-        result["networks"][name] = entry = measure(name, arguments.nncf_python)
+        result["networks"][name] = entry = measure(name, pythons)
         write_json(arguments.output, result)
         for maker, row in entry.items():
             shares = {

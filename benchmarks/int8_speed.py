@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
-from peers.static import peer_graphs
+from peers.static import peer_graphs, save_program
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import Artifact
@@ -58,14 +58,21 @@ PEERS = ("quantize_static", "nncf")
 Run = Callable[[], object]
 
 
-def export_random(name: str, folder: Path) -> tuple[Path, npt.NDArray[np.float32]]:
-    """The timm model ``name`` with random weights as ONNX, and 16 images of noise."""
+def export_random(
+    name: str, folder: Path, *, program: bool = False
+) -> tuple[Path, npt.NDArray[np.float32]]:
+    """The timm model ``name`` with random weights as ONNX, and 16 images of noise.
+
+    With ``program`` beside it ``fp32.pt2``, the exported torch program of a batch of one.
+    """
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=1000).eval()
     images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
     fp32 = folder / "fp32.onnx"
     spec = TensorSpec("image", ("batch", *SHAPE))
     export_onnx(module, fp32, input_spec=spec, output_names=["logits"])
+    if program:
+        save_program(module, SHAPE, fp32.with_suffix(".pt2"))
     return fp32, images
 
 

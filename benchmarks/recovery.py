@@ -115,9 +115,11 @@ def accuracy_of(data: ImageDataset, preprocessing: Preprocessing) -> Callable[[P
 
     def measure(path: Path) -> float:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        name, right = session.get_inputs()[0].name, 0
-        for first in range(0, len(data), BATCH):
-            indices = range(first, min(first + BATCH, len(data)))
+        source, right = session.get_inputs()[0], 0
+        name, fixed = source.name, source.shape[0]
+        batch = fixed if isinstance(fixed, int) else BATCH
+        for first in range(0, len(data), batch):
+            indices = range(first, min(first + batch, len(data)))
             pixels = np.stack([preprocessing.geometry(data.image(i)) for i in indices])
             logits = session.run(None, {name: preprocessing.normalize(pixels)})[0]
             right += int((logits.argmax(1) == [data.target(i) for i in indices]).sum())

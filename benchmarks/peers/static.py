@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+import torch
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -71,19 +72,30 @@ def static_graph(
     return None
 
 
-def nncf_graph(
-    fp32: Path, images: Float32, output: Path, nncf_python: str
+def outside_graph(
+    peer: str, source: Path, images: Float32, output: Path, python: str
 ) -> tuple[str, str | None]:
-    """NNCF's defaults, in its own environment: (version, None) or ("", why it failed)."""
+    """The defaults of a ``peer`` in its own environment: (version, None) or ("", why it failed).
+
+    Args:
+        peer: ``nncf``, ``modelopt`` or ``embedl``: the script ``PEER_graph.py`` beside this file.
+        source: the float ONNX file; for ``embedl`` the exported torch program.
+        python: of the environment.
+    """
     saved = output.with_suffix(".npy")
     np.save(saved, images)
-    script = Path(__file__).with_name("nncf_graph.py")
-    command = [nncf_python, script, fp32, saved, output]
+    script = Path(__file__).with_name(f"{peer}_graph.py")
+    command = [python, script, source, saved, output]
     done = subprocess.run(command, capture_output=True, text=True)
     saved.unlink()
     if done.returncode != 0:
         return "", f"failed: {done.stderr.strip()[-300:]}"
     return done.stdout.strip().splitlines()[-1], None
+
+
+def save_program(module: torch.nn.Module, shape: tuple[int, ...], output: Path) -> None:
+    """``module`` as an exported torch program for one image of ``shape``, for ``embedl``."""
+    torch.export.save(torch.export.export(module.eval(), (torch.zeros(1, *shape),)), output)
 
 
 def peer_graphs(
@@ -103,7 +115,7 @@ def peer_graphs(
     else:
         versions["quantize_static"] = error
     if nncf_python is not None:
-        version, error = nncf_graph(fp32, images, nncf, nncf_python)
+        version, error = outside_graph("nncf", fp32, images, nncf, nncf_python)
         versions["nncf"] = error or version
         if error is None:
             graphs["nncf"] = nncf

@@ -36,8 +36,8 @@ class QdqGraph:
     """Index over a Q/DQ graph.
 
     ``quantizers`` are all QuantizeLinear nodes; ``dequantizers`` all DequantizeLinear nodes, of
-    which those in ``weights`` and ``biases`` read integer constants. A single number to add or
-    to multiply with is neither.
+    which those in ``weights`` and ``biases`` read constants: integers, or floats behind one of
+    the ``rounders``. A single number to add or to multiply with is neither.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -45,8 +45,13 @@ class QdqGraph:
         nodes = self.graph.nodes
         self.quantizers = [node for node in nodes if node.op_type == "QuantizeLinear"]
         self.dequantizers = [node for node in nodes if node.op_type == "DequantizeLinear"]
+        self.rounders = {
+            node.output[0]: node
+            for node in self.quantizers
+            if node.input[0] in self.graph.initializers
+        }
         self.constants = [
-            node for node in self.dequantizers if node.input[0] in self.graph.initializers
+            node for node in self.dequantizers if self.stored(node) in self.graph.initializers
         ]
         self.biases = [node for node in self.constants if self._is_bias(node)]
         self.weights = [
@@ -55,8 +60,14 @@ class QdqGraph:
 
     def activations(self) -> Iterator[onnx.NodeProto]:
         """Every Q and DQ node on an activation."""
-        yield from self.quantizers
+        yield from (node for node in self.quantizers if node.output[0] not in self.rounders)
         yield from (node for node in self.dequantizers if node not in self.constants)
+
+    def stored(self, node: onnx.NodeProto) -> str:
+        """Name of the tensor that a Q or DQ node reads, before any rounding of constants."""
+        rounder = self.rounders.get(node.input[0])
+        name: str = (rounder or node).input[0]
+        return name
 
     def readers(self, dequantizer: onnx.NodeProto) -> list[Use]:
         """Readings of what ``dequantizer`` gives back."""
@@ -97,7 +108,7 @@ class QdqGraph:
 
     def _is_number(self, node: onnx.NodeProto) -> bool:
         """Whether it is a single number that activations are added to or multiplied with."""
-        constant = self.graph.constant(node.input[0])
+        constant = self.graph.constant(self.stored(node))
         readers = {use.node.op_type for use in self.readers(node)}
         return constant is not None and constant.size == 1 and readers <= {"Add", "Mul"}
 

@@ -24,7 +24,9 @@ def scale(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             found.append(Finding("scale", node.name, f"its scale is {value.dtype}, not float32"))
         elif not (np.isfinite(value).all() and (value > 0).all()):
             found.append(Finding("scale", node.name, _BAD_SCALE))
-        elif value.size > 1 and node not in graph.constants:
+    for node in graph.activations():
+        value = graph.scale(node)
+        if value is not None and value.size > 1:
             message = f"an activation has {value.size} scales; give the whole tensor one"
             found.append(Finding("scale", node.name, message))
     return found
@@ -107,7 +109,7 @@ def weight_axis(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
         value = graph.scale(node)
         if value is None or value.size == 1:
             continue
-        rank = len(graph.graph.initializers[node.input[0]].dims)
+        rank = len(graph.graph.initializers[graph.stored(node)].dims)
         axis = attribute(node, "axis", 1) % max(rank, 1)
         for use in graph.readers(node):
             if use.node.op_type not in LAYERS:

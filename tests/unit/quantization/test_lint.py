@@ -159,6 +159,16 @@ def test_good_graph_has_no_findings(write):
     assert lint(write(GOOD), "tensorrt") == []
 
 
+ROUNDED = "wq = QuantizeLinear <axis=0> (w, sw, zw)  wf = DequantizeLinear <axis=0> (wq, sw, zw)"
+
+
+def test_float_weights_may_be_rounded_in_the_graph(write):
+    text = body(INPUT, ROUNDED, f"c = {CONV} (xf, wf)", "y = Relu (c)")
+    assert lint(write(text, w=W.astype(np.float32)), "tensorrt") == []
+    found = lint(write(text.replace("axis=0", "axis=1"), w=W.astype(np.float32)), "tensorrt")
+    assert [(each.rule, each.node) for each in found] == [("weight-axis", "Conv_4")]
+
+
 def test_every_rule_of_every_scheme_is_shown_here():
     shown = {rule for rule, *_ in BAD.values()} | {"int32-bias", "output-not-quantized"}
     shown |= {"weight-range"}  # below
