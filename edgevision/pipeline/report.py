@@ -20,6 +20,7 @@ from edgevision.pipeline.assemble import lineage
 from edgevision.pipeline.candidates import BASELINE, emission, graphs
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.layers import graph_layers, graph_nodes
+from edgevision.pipeline.stages.recover import emission_of
 
 
 def verdict_of(job: Job) -> Verdict:
@@ -160,6 +161,20 @@ def _calibration_images(job: Job) -> int | None:
     return count
 
 
+def _recovery(job: Job) -> dict[str, str]:
+    """What was done where INT8 missed the budget, with the accuracy that each step gave."""
+    told = job.done("recover").json("recover.json") if "recover" in job.results else {}
+    steps = {job.recipe.quantize.method if job.recipe.quantize else "": told.get("int8")}
+    steps |= told.get("ranges", {}) | {"quantization-aware training": told.get("qat")}
+    if kept := told["keep_float"] if told else {}:
+        tried = {row["layers_in_float"]: row["accuracy"] for row in told["tried"]}
+        steps[f"{len(kept)} layers in float"] = tried[len(kept)]
+    found = {name: f"{value:.2f} %" for name, value in steps.items() if value is not None}
+    if len(found) < 2:
+        return {}
+    return {"accuracy by step": ", ".join(f"{name} {value}" for name, value in found.items())}
+
+
 def _quantization(job: Job, shipped: str) -> QuantizationSection | None:
     assert job.recipe.quantize is not None
     scheme = job.target.scheme
@@ -170,8 +185,8 @@ def _quantization(job: Job, shipped: str) -> QuantizationSection | None:
         return None
     return QuantizationSection(
         scheme=scheme,
-        method=job.recipe.quantize.method,
-        facts={"calibration images": _calibration_images(job)},
+        method=emission_of(job).table.method,
+        facts={"calibration images": _calibration_images(job), **_recovery(job)},
         left_in_float=report["left_in_float"],
         nodes=graph_nodes(job),
     )

@@ -74,10 +74,14 @@ def test_another_calibrator_is_tried_first(tmp_path: Path, image_folder: Path) -
     with open_bundle(result.bundle) as bundle:
         table = json.loads(bundle.path(bundle.manifest.artifact("calibration.json")).read_bytes())
         graph = bundle.path(bundle.manifest.artifact(name)).read_bytes()
+        report = json.loads(bundle.path(bundle.manifest.artifact("report.json")).read_bytes())
+    shown = report["quantization"]
     assert table["method"] == told["method"]
     assert graph == stage.path(name).read_bytes()
     row = next(r for r in result.figures["rows"] if r["name"] == name)
     assert abs(row["accuracy"] - told["ranges"][told["method"]]) < 1e-6
+    assert shown["method"] == told["method"]
+    assert f"clipped {told['int8']:.2f} %, " in shown["facts"]["accuracy by step"]
 
 
 def test_training_with_quantization_ships_what_it_learned(
