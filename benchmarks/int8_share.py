@@ -6,7 +6,8 @@
 Ours for `tensorrt`, and of the same network and images the graphs of `quantize_static` in the form
 that TensorRT takes and, with their environments (see peers/), of NNCF, ModelOpt and embedl-deploy.
 Each is built for SM86, SM89 and SM120; no GPU is needed.
-Networks done are kept in the result, so an interrupted run carries on; --again starts over.
+Networks done with all these tools are kept in the result, so an interrupted run carries on; --again
+starts over.
 Work is counted in MACs with a batch of one. A layer that was asked for in INT8 (both factors come
 out of a DequantizeLinear) and runs in anything else is named with what it runs in.
 """
@@ -195,7 +196,7 @@ def main() -> int:
         "environment": environment(),
     }
     for name in arguments.networks:
-        if name in result["networks"]:
+        if {"ours", "quantize_static", *pythons} <= result["networks"].get(name, {}).keys():
             continue
         result["networks"][name] = entry = measure(name, pythons)
         write_json(arguments.output, result)

@@ -162,17 +162,18 @@ def _calibration_images(job: Job) -> int | None:
 
 
 def _recovery(job: Job) -> dict[str, str]:
-    """What was done where INT8 missed the budget, with the accuracy that each step gave."""
+    """What was tried where INT8 missed the budget, with the accuracy that each step gave."""
     told = job.done("recover").json("recover.json") if "recover" in job.results else {}
     steps = {job.recipe.quantize.method if job.recipe.quantize else "": told.get("int8")}
-    steps |= told.get("ranges", {}) | {"quantization-aware training": told.get("qat")}
+    steps |= told.get("ranges", {}) | {"qat": told.get("qat")}
     if kept := told["keep_float"] if told else {}:
         tried = {row["layers_in_float"]: row["accuracy"] for row in told["tried"]}
         steps[f"{len(kept)} layers in float"] = tried[len(kept)]
     found = {name: f"{value:.2f} %" for name, value in steps.items() if value is not None}
     if len(found) < 2:
         return {}
-    return {"accuracy by step": ", ".join(f"{name} {value}" for name, value in found.items())}
+    listed = ", ".join(f"{name} {value}" for name, value in found.items())
+    return {"tried": listed, "ranges and weights from": told.get("kept", next(iter(found)))}
 
 
 def _quantization(job: Job, shipped: str) -> QuantizationSection | None:

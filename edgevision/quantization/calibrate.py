@@ -105,8 +105,9 @@ def recalibrated(
 ) -> CalibrationTable | None:
     """``table`` as another calibrator would have made it from the same images, without them.
 
-    Scales of weights and corrections of biases stay. None where ``table`` has kept too little:
-    its ranges were learned, or it or ``method`` works without a histogram of all values.
+    Scales of weights stay, and corrections of biases, though they were measured under the ranges
+    that were. None where ``table`` has no histograms (its calibrator made none, or its ranges were
+    learned), or ``method`` wants to know more than they tell.
 
     Args:
         model: what ``table`` was made from.
@@ -122,7 +123,10 @@ def recalibrated(
             return None
         tensors[name] = observer.result().inside(*useful_range(graph, name))
         tensors[name] = replace(tensors[name], histogram=seen.histogram)
-    return replace(table, method=method, settings=observer_class.settings, tensors=tensors)
+    own = CALIBRATORS.get(table.method).settings if table.method in CALIBRATORS else {}
+    kept = {key: value for key, value in table.settings.items() if key not in own}
+    settings = kept | observer_class.settings
+    return replace(table, method=method, settings=settings, tensors=tensors)
 
 
 def recalibrations(table: CalibrationTable, model: onnx.ModelProto) -> Iterator[CalibrationTable]:

@@ -81,7 +81,8 @@ def test_another_calibrator_is_tried_first(tmp_path: Path, image_folder: Path) -
     row = next(r for r in result.figures["rows"] if r["name"] == name)
     assert abs(row["accuracy"] - told["ranges"][told["method"]]) < 1e-6
     assert shown["method"] == told["method"]
-    assert f"clipped {told['int8']:.2f} %, " in shown["facts"]["accuracy by step"]
+    assert f"clipped {told['int8']:.2f} %, " in shown["facts"]["tried"]
+    assert shown["facts"]["ranges and weights from"] == told["method"]
 
 
 def test_training_with_quantization_ships_what_it_learned(

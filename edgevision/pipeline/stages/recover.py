@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 IMAGES = 16  # for the noise of layers, which settles quickly
 LEARNED = "model.learned.fp32.onnx"
 TABLE = "calibration.json"
+TRIAL = "trial.onnx"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class _Recovery:
     def run(self) -> None:
         assert self.job.recipe.quantize is not None
         when = self.job.recipe.quantize.qat.when
+        for name in (self.output.name, LEARNED, TABLE, TRIAL):  # of a run that was killed
+            (self.work / name).unlink(missing_ok=True)
         told = self.told
         told["baseline"] = self.baseline
         told["int8"] = self.best = self._accuracy(self.base.int8_path, "INT8")
@@ -125,7 +128,7 @@ class _Recovery:
         from edgevision.quantization.sensitivity import layer_noise
 
         told, float_path = self.told, self.base.float_path
-        trial, told["ranges"] = self.work / "trial.onnx", {}
+        trial, told["ranges"] = self.work / TRIAL, {}
         for table in recalibrations(self.base.table, load_onnx(float_path)):
             method = table.method
             report = emit(float_path, table, self.scheme, trial, half=True)
@@ -133,7 +136,7 @@ class _Recovery:
             told["ranges"][method] = value
             if value <= self.best:
                 continue
-            self.best, told["method"] = value, method
+            self.best, told["method"], told["kept"] = value, method, method
             trial.replace(self.output)
             table.save(self.work / TABLE)
             images = some_images(self.job.data.train, self.job.preprocessing, IMAGES)
@@ -166,11 +169,11 @@ class _Recovery:
             progress=as_phase(job.progress, "quantization-aware training"),
         )
         table = CalibrationTable.load(done.table_path)
-        trial = self.work / "trial.onnx"
+        trial = self.work / TRIAL
         report = emit(done.onnx_path, table, self.scheme, trial, half=True)
         self.told["qat"] = self._accuracy(trial, "INT8 after training")
         if self.told["qat"] >= self.best:
-            self.best = self.told["qat"]
+            self.best, self.told["kept"] = self.told["qat"], "qat"
             self.told[self.scheme] = emitted(report, done.onnx_path, table)
             trial.replace(self.output)
             done.onnx_path.replace(self.work / LEARNED)
@@ -188,7 +191,7 @@ class _Recovery:
         self.job.progress("noise of layers", 0, 1, "")
         order = most_costly_first(base.float_path, base.table, self.scheme, images)
         self.job.progress("noise of layers", 1, 1, "")
-        trial = self.work / "trial.onnx"
+        trial = self.work / TRIAL
 
         def kept(count: int) -> dict[str, str]:
             return {name: f"in INT8 it costs accuracy: {cost}" for name, cost in order[:count]}

@@ -36,8 +36,8 @@ class QdqGraph:
     """Index over a Q/DQ graph.
 
     ``quantizers`` are all QuantizeLinear nodes; ``dequantizers`` all DequantizeLinear nodes, of
-    which those in ``weights`` and ``biases`` read constants: integers, or floats behind one of
-    the ``rounders``. A single number to add or to multiply with is neither.
+    which those in ``weights`` and ``biases`` read constants: integers, or a layer's float factor
+    behind one of the ``rounders``. A single number to add or to multiply with is neither.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -46,9 +46,7 @@ class QdqGraph:
         self.quantizers = [node for node in nodes if node.op_type == "QuantizeLinear"]
         self.dequantizers = [node for node in nodes if node.op_type == "DequantizeLinear"]
         self.rounders = {
-            node.output[0]: node
-            for node in self.quantizers
-            if node.input[0] in self.graph.initializers
+            node.output[0]: node for node in self.quantizers if self._rounds_a_factor(node)
         }
         self.constants = [
             node for node in self.dequantizers if self.stored(node) in self.graph.initializers
@@ -101,6 +99,36 @@ class QdqGraph:
             return self.integer_dtype(maker) if maker is not None else None
         given = attribute(node, "output_dtype", 0)
         return onnx.helper.tensor_dtype_to_np_dtype(given) if given else np.dtype(np.uint8)
+
+    def integers(self, node: onnx.NodeProto) -> npt.NDArray[Any] | None:
+        """What a DequantizeLinear of symmetric weights reads, None where that cannot be told."""
+        value = self.graph.constant(self.stored(node))
+        rounder = self.rounders.get(node.input[0])
+        if value is None or rounder is None:
+            return value
+        scale, dtype = self.scale(rounder), self.integer_dtype(rounder)
+        axis = attribute(rounder, "axis", 1)
+        if scale is None or dtype is None or dtype.kind not in "iu":
+            return None
+        if scale.size > 1:
+            if not -value.ndim <= axis < value.ndim or value.shape[axis] != scale.size:
+                return None
+            shape = [1] * value.ndim
+            shape[axis] = -1
+            scale = scale.reshape(shape)
+        limits = np.iinfo(dtype)
+        rounded: npt.NDArray[Any] = np.rint(value / scale).clip(limits.min, limits.max)
+        return rounded.astype(dtype)
+
+    def _rounds_a_factor(self, quantizer: onnx.NodeProto) -> bool:
+        if quantizer.input[0] not in self.graph.initializers:
+            return False
+        readers = [
+            use
+            for reader in self.graph.uses.get(quantizer.output[0], [])
+            for use in self.graph.uses.get(reader.node.output[0], [])
+        ]
+        return bool(readers) and all(use.node.op_type in LAYERS for use in readers)
 
     def _is_bias(self, node: onnx.NodeProto) -> bool:
         uses = self.readers(node)

@@ -91,7 +91,7 @@ def weight_range(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
     found = []
     limit = scheme.weight.limit
     for node in graph.weights:
-        integers = graph.graph.constant(node.input[0])
+        integers = graph.integers(node)
         if integers is None or integers.dtype != np.int8:
             continue
         # -128 in a symmetric int8 tensor is harmless; beyond fewer bits products saturate.
@@ -99,6 +99,29 @@ def weight_range(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
             bits = scheme.weight.bits
             message = f"weights beyond ±{limit}: pairs of products saturate; use {bits} bits"
             found.append(Finding("weight-range", node.name, message))
+    return found
+
+
+def weight_rounding(graph: QdqGraph, scheme: Scheme) -> list[Finding]:
+    """Float weights that are rounded in the graph come back with the numbers they went in with."""
+    found = []
+    for node in graph.weights:
+        rounder = graph.rounders.get(node.input[0])
+        if rounder is None:
+            continue
+        there, back = graph.scale(rounder), graph.scale(node)
+        same = there is not None and back is not None and np.array_equal(there, back)
+        if there is not None and there.size > 1:
+            same = same and attribute(rounder, "axis", 1) == attribute(node, "axis", 1)
+        points = [
+            value.any() for n in (rounder, node) if (value := graph.zero_point(n)) is not None
+        ]
+        if not same or graph.integer_dtype(rounder) != graph.integer_dtype(node) or any(points):
+            message = (
+                "its float weights are quantized with other numbers than these; give both nodes "
+                "the same scale, axis and type, and zero point 0"
+            )
+            found.append(Finding("weight-rounding", node.name, message))
     return found
 
 

@@ -74,6 +74,33 @@ def test_weights_and_biases_round_as_emission_does(random: np.random.Generator) 
     assert np.array_equal(got, quantize_bias(bias, small).astype(np.float32) * small)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_a_step_for_each_channel(axis: int, layout: torch.memory_format) -> None:
+    """Against LSQ's equation 3 in numpy, each channel by itself."""
+    random = np.random.default_rng(3)
+    value = random.normal(size=(4, 6, 5, 3)).astype(np.float32)
+    weight = random.normal(size=value.shape).astype(np.float32)  # of the loss
+    scale = random.uniform(0.01, 0.3, value.shape[axis]).astype(np.float32)
+    params = QuantParams(scale, np.zeros(len(scale), np.int8))
+    fake = FakeQuant(params, (-7, 7), axis=axis, rate=2.0, wide=True)
+    tensor = torch.from_numpy(value).contiguous(memory_format=layout).requires_grad_()
+    (fake(tensor) * torch.from_numpy(weight)).sum().backward()
+    by_channel = np.moveaxis(value, axis, 0) / scale.reshape(-1, 1, 1, 1)
+    rounded = np.rint(by_channel)
+    inside = np.abs(rounded) <= 7
+    slope = np.where(inside, rounded - by_channel, np.clip(rounded, -7, 7))
+    gradient = np.moveaxis(weight, axis, 0)
+    count = value.size / len(scale)
+    of_step = (slope * gradient).sum((1, 2, 3)) / np.sqrt(count * 7)
+    assert tensor.grad is not None
+    assert np.array_equal(tensor.grad.numpy(), np.moveaxis(inside * gradient, 0, axis))
+    assert fake.change.grad is not None
+    np.testing.assert_allclose(
+        fake.change.grad.numpy(), of_step * scale * 2.0, rtol=1e-4, atol=1e-6
+    )
+
+
 def test_gradients_of_values_and_step() -> None:
     # Inside, its rounding error; outside, the limit: the derivatives of LSQ's equation 3.
     values = torch.tensor([0.26, -0.9, 5.0, -5.0], requires_grad=True)

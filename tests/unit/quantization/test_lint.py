@@ -169,9 +169,32 @@ def test_float_weights_may_be_rounded_in_the_graph(write):
     assert [(each.rule, each.node) for each in found] == [("weight-axis", "Conv_4")]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(w, sw, zw)", "(w, sw2, zw)"),
+        ("QuantizeLinear <axis=0> (w", "QuantizeLinear <axis=1> (w"),
+        ("(w, sw, zw)", "(w, s, z)"),
+    ],
+)
+def test_weights_that_come_back_otherwise_than_they_went_in(write, old, new):
+    text = body(INPUT, ROUNDED.replace(old, new, 1), f"c = {CONV} (xf, wf)", "y = Relu (c)")
+    path = write(text, w=W.astype(np.float32), sw2=NUMBERS["sw"] * 3)
+    assert "weight-rounding" in {each.rule for each in lint(path, "tensorrt")}
+
+
+def test_a_constant_that_is_no_layer_s_factor_is_an_activation(write):
+    constant = "kq = QuantizeLinear (k, s, z)  kf = DequantizeLinear (kq, s, z)"
+    text = body(INPUT, constant, "a = Add (xf, kf)", "y = Relu (a)")
+    path = write(text, k=np.ones((1, 4, 8, 8), np.float32), z=np.uint8(7))
+    rules = {each.rule for each in lint(path, "x86-vnni")}
+    assert not rules & {"weight-dtype", "weight-zero-point"}
+    assert "activation-dtype" in {each.rule for each in lint(path, "tensorrt")}
+
+
 def test_every_rule_of_every_scheme_is_shown_here():
     shown = {rule for rule, *_ in BAD.values()} | {"int32-bias", "output-not-quantized"}
-    shown |= {"weight-range"}  # below
+    shown |= {"weight-range", "weight-rounding"}  # below
     assert shown == {rule for name in scheme_names() for rule in get_scheme(name).lint}
 
 
@@ -222,6 +245,10 @@ def test_weights_beyond_the_bits_of_a_scheme(write):
     text = body(INPUT, WEIGHT, f"c = {CONV} (xf, wf)", *QUANTIZED_OUTPUT)
     for value, rules in ((63, []), (64, ["weight-range"])):
         model = load_onnx(write(text, **X86, w=np.full_like(W, value)))
+        assert [finding.rule for finding in lint_model(model, get_scheme("x86"))] == rules
+    text = body(INPUT, ROUNDED, f"c = {CONV} (xf, wf)", *QUANTIZED_OUTPUT)
+    for value, rules in ((0.63, []), (0.64, ["weight-range"])):
+        model = load_onnx(write(text, **X86, w=np.full(W.shape, value, np.float32)))
         assert [finding.rule for finding in lint_model(model, get_scheme("x86"))] == rules
 
 
