@@ -142,8 +142,9 @@ def learn(
 ) -> tuple[Path, dict[str, float]]:
     """The Q/DQ graph after quantization-aware training as ``compress`` does it.
 
-    With it how far ONNX Runtime on the graph, just as it is, agrees with the module that learned, over the whole
-    validation split: equal top-1 in percent, largest and median difference of a logit.
+    With it how far ONNX Runtime on the graph, just as it is, agrees with the module that learned,
+    over the whole validation split: equal top-1 in percent, largest and median difference of a
+    logit.
     """
     with Phases(Console()) as progress:
         done = quantization_aware_training(
