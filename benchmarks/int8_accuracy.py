@@ -23,7 +23,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from peers.static import STATIC_FORMS, outside_graph, save_program, static_graph
+from peers.static import (
+    STATIC_FORMS,
+    add_peer_arguments,
+    outside_graph,
+    peer_pythons,
+    save_program,
+    static_graph,
+)
 from recovery import accuracy_of, learn
 from rich.console import Console
 
@@ -49,7 +56,6 @@ IMAGES = 512
 BATCH = 64
 
 
-OUTSIDE = ("nncf", "modelopt", "embedl")  # peers in environments of their own
 METHODS = ("percentile", "mse", "entropy", "minmax")  # the first is the default
 
 
@@ -197,11 +203,9 @@ def network_parser(
 
 def main() -> None:
     parser = network_parser(__doc__, list(NETWORKS), RESULT)
-    for peer in OUTSIDE:
-        parser.add_argument(f"--{peer}-python", help="Python of an environment with it")
+    add_peer_arguments(parser)
     arguments = parser.parse_args()
-    by_peer = {peer: getattr(arguments, f"{peer}_python") for peer in OUTSIDE}
-    pythons = {peer: python for peer, python in by_peer.items() if python is not None}
+    pythons = peer_pythons(arguments)
     given = dict(entry.split("=", 1) for entry in arguments.checkpoint)
     result: dict[str, Any] = {"networks": {}}
     if arguments.result.exists() and not arguments.again:

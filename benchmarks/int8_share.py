@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from int8_speed import NETWORKS, export_random
-from peers.static import outside_graph, static_graph
+from peers.static import add_peer_arguments, outside_graph, peer_pythons, static_graph
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import BuildOptions, ShapeRange
@@ -40,7 +40,6 @@ from edgevision.quantization import calibrate, emit
 from edgevision.types import LayerInfo
 
 HERE = Path(__file__).resolve().parent
-OUTSIDE = ("nncf", "modelopt", "embedl")  # peers in environments of their own
 CAPABILITIES = ("86", "89", "120")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Kernels that hold a matrix product without being listed as one, by a part of their names.
@@ -178,14 +177,12 @@ def measure(name: str, pythons: dict[str, str]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for peer in OUTSIDE:
-        parser.add_argument(f"--{peer}-python", help="Python of an environment with it")
+    add_peer_arguments(parser)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--again", action="store_true", help="build every network anew")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "int8_share.json")
     arguments = parser.parse_args()
-    given = {peer: getattr(arguments, f"{peer}_python") for peer in OUTSIDE}
-    pythons = {peer: python for peer, python in given.items() if python is not None}
+    pythons = peer_pythons(arguments)
     result: dict[str, Any] = {"networks": {}}
     if arguments.output.exists() and not arguments.again:
         result = json.loads(arguments.output.read_text())

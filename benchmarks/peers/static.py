@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 Float32 = npt.NDArray[np.float32]
 
+OUTSIDE = ("nncf", "modelopt", "embedl")  # peers in environments of their own
 # TensorRT wants symmetric int8 and no integer bias; with its defaults the tool's graph fails there.
 _LAYERS = ["Conv", "Gemm", "MatMul", "Add"]
 STATIC_FORMS: dict[str, dict[str, Any]] = {
@@ -96,6 +98,18 @@ def outside_graph(
 def save_program(module: torch.nn.Module, shape: tuple[int, ...], output: Path) -> None:
     """``module`` as an exported torch program for one image of ``shape``, for ``embedl``."""
     torch.export.save(torch.export.export(module.eval(), (torch.zeros(1, *shape),)), output)
+
+
+def add_peer_arguments(parser: argparse.ArgumentParser) -> None:
+    """An option for the Python of each peer's own environment."""
+    for peer in OUTSIDE:
+        parser.add_argument(f"--{peer}-python", help="Python of an environment with it")
+
+
+def peer_pythons(arguments: argparse.Namespace) -> dict[str, str]:
+    """Peer → Python, of those that were given."""
+    given = {peer: getattr(arguments, f"{peer}_python") for peer in OUTSIDE}
+    return {peer: python for peer, python in given.items() if python is not None}
 
 
 def peer_graphs(

@@ -163,10 +163,13 @@ def _calibration_images(job: Job) -> int | None:
 
 def _recovery(job: Job) -> dict[str, str]:
     """What was tried where INT8 missed the budget, with the accuracy that each step gave."""
-    told = job.done("recover").json("recover.json") if "recover" in job.results else {}
-    steps = {job.recipe.quantize.method if job.recipe.quantize else "": told.get("int8")}
+    assert job.recipe.quantize is not None
+    if "recover" not in job.results:
+        return {}
+    told = job.done("recover").json("recover.json")
+    steps = {job.recipe.quantize.method: told.get("int8")}
     steps |= told.get("ranges", {}) | {"qat": told.get("qat")}
-    if kept := told["keep_float"] if told else {}:
+    if kept := told["keep_float"]:
         tried = {row["layers_in_float"]: row["accuracy"] for row in told["tried"]}
         steps[f"{len(kept)} layers in float"] = tried[len(kept)]
     found = {name: f"{value:.2f} %" for name, value in steps.items() if value is not None}

@@ -136,7 +136,7 @@ class _Recovery:
             told["ranges"][method] = value
             if value <= self.best:
                 continue
-            self.best, told["method"], told["kept"] = value, method, method
+            self.best, told["kept"] = value, method
             trial.replace(self.output)
             table.save(self.work / TABLE)
             images = some_images(self.job.data.train, self.job.preprocessing, IMAGES)

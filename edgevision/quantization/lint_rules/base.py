@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from edgevision.export.graph import Graph, Use, attribute
+from edgevision.quantization.numbers import QuantParams, quantize
 from edgevision.quantization.schemes import Scheme
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -101,24 +102,20 @@ class QdqGraph:
         return onnx.helper.tensor_dtype_to_np_dtype(given) if given else np.dtype(np.uint8)
 
     def integers(self, node: onnx.NodeProto) -> npt.NDArray[Any] | None:
-        """What a DequantizeLinear of symmetric weights reads, None where that cannot be told."""
+        """What a DequantizeLinear of symmetric int8 weights reads, None where it cannot be told."""
         value = self.graph.constant(self.stored(node))
         rounder = self.rounders.get(node.input[0])
         if value is None or rounder is None:
             return value
-        scale, dtype = self.scale(rounder), self.integer_dtype(rounder)
-        axis = attribute(rounder, "axis", 1)
-        if scale is None or dtype is None or dtype.kind not in "iu":
+        scale, axis = self.scale(rounder), attribute(rounder, "axis", 1)
+        if scale is None or self.integer_dtype(rounder) != np.int8:
             return None
-        if scale.size > 1:
-            if not -value.ndim <= axis < value.ndim or value.shape[axis] != scale.size:
-                return None
-            shape = [1] * value.ndim
-            shape[axis] = -1
-            scale = scale.reshape(shape)
-        limits = np.iinfo(dtype)
-        rounded: npt.NDArray[Any] = np.rint(value / scale).clip(limits.min, limits.max)
-        return rounded.astype(dtype)
+        if scale.size == 1:
+            axis = None
+        elif not -value.ndim <= axis < value.ndim or value.shape[axis] != scale.size:
+            return None
+        params = QuantParams(scale, np.zeros(scale.shape, np.int8))
+        return quantize(value, params, axis, np.iinfo(np.int8).max)
 
     def _rounds_a_factor(self, quantizer: onnx.NodeProto) -> bool:
         if quantizer.input[0] not in self.graph.initializers:
