@@ -5,10 +5,10 @@
 
 Each network is trained first, unless OUT/NAME holds its checkpoint already (put a longer trained
 one there, or name it with --checkpoint NAME=FOLDER). All tools see the same 512 training images.
-Ours is what `compress` does by default, and with the other calibrators; where the best of them
-misses the limit, quantization-aware training follows as it would there. ONNX Runtime's tool is
-tried with each of its calibrators, in its default form and in the one that TensorRT takes; the
-peers with environments of their own (see peers/) with their defaults.
+Ours is what `compress` does by default, and with the other calibrators and biases corrected; where
+the best of them misses the limit, quantization-aware training follows as it would there. ONNX
+Runtime's tool is tried with each of its calibrators, in its default form and in the one that
+TensorRT takes; the peers with environments of their own (see peers/) with their defaults.
 Everything runs on ONNX Runtime. Networks done are kept in the result, so an interrupted run carries
 on. EfficientNet-Lite0 wants two packages more (see networks.py). Writes results/int8_accuracy.json.
 """
@@ -44,6 +44,7 @@ from edgevision.models import trust_factory
 from edgevision.models.checkpoint import load_checkpoint
 from edgevision.preprocessing import Preprocessing
 from edgevision.quantization import calibrate, emit
+from edgevision.quantization.bias_correction import correct_biases
 from edgevision.tasks import get_task
 from edgevision.train import default_config, override
 from edgevision.train.job import train
@@ -56,7 +57,8 @@ IMAGES = 512
 BATCH = 64
 
 
-METHODS = ("percentile", "mse", "entropy", "minmax")  # the first is the default
+# The first is the default; "CALIBRATOR, analytic" corrects biases as well, as NNCF does by default.
+METHODS = ("percentile", "mse", "entropy", "minmax", "percentile, analytic", "mse, analytic")
 
 
 class Network(NamedTuple):
@@ -153,10 +155,16 @@ def ours(prepared: Prepared, folder: Path, methods: Sequence[str]) -> dict[str, 
     """Scheme → calibrator → accuracy."""
     found: dict[str, dict[str, Any]] = {scheme: {} for scheme in SCHEMES}
     for method in methods:
-        table = calibrate(prepared.fp32, [prepared.images], method=method)
+        calibrator, _, correction = method.partition(", ")
+        table = calibrate(prepared.fp32, [prepared.images], method=calibrator)
         for scheme in SCHEMES:
-            path = folder / f"ours-{scheme}-{method}.onnx"
-            emit(prepared.fp32, table, scheme, path)
+            used = table
+            if correction:
+                used = correct_biases(
+                    prepared.fp32, table, scheme, prepared.images, method=correction
+                )
+            path = folder / f"ours-{scheme}-{method.replace(', ', '-')}.onnx"
+            emit(prepared.fp32, used, scheme, path)
             found[scheme][method] = prepared.accuracy(path)
     return found
 
