@@ -18,6 +18,7 @@ _EXTRA_OF = {
     "safetensors": "train",
     "onnx": "train",
     "onnxscript": "train",
+    "scipy": "train",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt",

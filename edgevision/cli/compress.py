@@ -24,6 +24,8 @@ Examples:
 
   edgevision compress path/net.py:factory --data photos/ --target cpu --prune-macs 0.4
 
+  edgevision compress fastnet --data cifar10 --target cpu --prune-speedup 6
+
   edgevision compress model.onnx --data photos/ --target rtx
 
   edgevision compress --recipe demo
@@ -71,6 +73,13 @@ def _compress(
     pruning_ratio: Annotated[
         float | None, typer.Option(help="Fraction of the channels to remove.")
     ] = None,
+    prune_speedup: Annotated[
+        float | None,
+        typer.Option(help="Prune until it is so many times faster than FP32, measured."),
+    ] = None,
+    prune_latency_ms: Annotated[
+        float | None, typer.Option(help="Prune until it takes at most so long, measured.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the baseline's training.")] = None,
     fine_tune_epochs: Annotated[
         int | None, typer.Option(help="Epochs of fine-tuning after each pruning step.")
@@ -106,10 +115,17 @@ def _compress(
     from edgevision.pipeline import compress, prepare
     from edgevision.recipe import load_recipe, merge
 
+    targets = {
+        "macs": prune_macs,
+        "params": prune_params,
+        "pruning_ratio": pruning_ratio,
+        "speedup": prune_speedup,
+        "latency_ms": prune_latency_ms,
+    }
     overrides: dict[str, Any] = {
         "seed": seed,
         "train": {"epochs": epochs},
-        "prune": {"macs": prune_macs, "params": prune_params, "pruning_ratio": pruning_ratio},
+        "prune": dict(targets),
         "quantize": {"images": calibration_images, "qat": {"when": _WHEN[qat]}},
         "build": False if no_build else None,
     }
@@ -122,11 +138,11 @@ def _compress(
         "latency_ms": latency_ms,
         "threads": threads,
     }
-    targets = [v for v in (prune_macs, prune_params, pruning_ratio) if v is not None]
+    given_targets = any(value is not None for value in targets.values())
     resolved = load_recipe(
         recipe,
         merge(overrides, {**given, "verify": bounds}),
-        replaced={"prune": ("macs", "params", "pruning_ratio")} if targets else {},
+        replaced={"prune": tuple(targets)} if given_targets else {},
     )
     console = Console()
     with Phases(console) as progress:

@@ -18,6 +18,7 @@ from edgevision.pipeline.stages.baseline import Baseline
 from edgevision.pipeline.stages.build import Build
 from edgevision.pipeline.stages.bundle import BundleStage
 from edgevision.pipeline.stages.export import Export
+from edgevision.pipeline.stages.profile import Profile
 from edgevision.pipeline.stages.prune import Prune
 from edgevision.pipeline.stages.quantize import Quantize
 from edgevision.pipeline.stages.recover import Recover
@@ -125,6 +126,7 @@ def stages_of(recipe: Recipe) -> list[Stage[Job]]:
     """The stages that ``recipe`` asks for, in order."""
     stages: list[Stage[Job] | None] = [
         Baseline(),
+        Profile() if _prunes_to_time(recipe) else None,
         Prune() if recipe.prune else None,
         Export(),
         Quantize() if recipe.quantize else None,
@@ -135,6 +137,12 @@ def stages_of(recipe: Recipe) -> list[Stage[Job]]:
         BundleStage(),
     ]
     return [stage for stage in stages if stage is not None]
+
+
+def _prunes_to_time(recipe: Recipe) -> bool:
+    from edgevision.pruning.config import TIMED
+
+    return any((recipe.prune or {}).get(name) is not None for name in TIMED)
 
 
 def default_folder(recipe: Recipe) -> Path:

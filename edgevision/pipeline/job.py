@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +116,8 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         require_post_training(recipe)
     task = get_task(recipe.task)
     target = load_target(recipe.target)
+    if recipe.prune is not None:
+        _require_timed(recipe.prune, target)
     if recipe.build:
         builds = target_status(target)
         if not builds.builds.ok:
@@ -183,6 +185,23 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         recipe, target, task, data, preprocessing, train, checkpoint, card, prune, fine_tune,
         progress, foreign, _qat(recipe, train),
     )  # fmt: skip
+
+
+def _require_timed(prune: Mapping[str, Any], target: Target) -> None:
+    """Refuse a time to prune to unless this machine can time what ``target`` runs."""
+    from edgevision.backends import get_backend
+    from edgevision.pipeline.survey import target_status
+    from edgevision.pruning.config import TIMED
+
+    if all(prune.get(name) is None for name in TIMED):
+        return
+    runs = target_status(target).runs
+    if not (runs.ok and get_backend(target.backend).times_layers):
+        raise UnavailableError(
+            f"Pruning to a time needs times of the target, and '{target.reference}' cannot be "
+            f"timed here: {runs.reason or 'it runs no ONNX graphs as they are'}.",
+            hint="Prune to a share of the MACs instead (--prune-macs 0.5).",
+        )
 
 
 def _trust(model: str) -> None:

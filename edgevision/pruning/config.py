@@ -6,14 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+TIMED = ("speedup", "latency_ms")
+_TARGETS = ("macs", "params", "pruning_ratio", *TIMED)
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class PruneConfig(BaseModel):
     """Structured pruning: the score of a channel, one target, and its limits.
 
-    Every fraction is the fraction removed. Exactly one of ``macs``, ``params`` and
-    ``pruning_ratio`` is given.
+    Every fraction is the fraction removed. Exactly one of ``macs``, ``params``,
+    ``pruning_ratio``, ``speedup`` and ``latency_ms`` is given.
 
     Example:
         >>> PruneConfig(macs=0.5, importance="taylor", steps=3)
@@ -25,6 +27,12 @@ class PruneConfig(BaseModel):
     macs: Fraction | None = Field(None, description="Fraction of the MACs to remove.")
     params: Fraction | None = Field(None, description="Fraction of the parameters to remove.")
     pruning_ratio: Fraction | None = Field(None, description="Fraction of channels to remove.")
+    speedup: float | None = Field(
+        None, gt=1.0, le=1000.0, description="Times FP32's speed on the target, measured."
+    )
+    latency_ms: float | None = Field(
+        None, gt=0.0, description="Median milliseconds on the target, measured."
+    )
     global_ranking: bool = Field(
         False, description="Rank the channels of all groups together, not within each group."
     )
@@ -48,14 +56,12 @@ class PruneConfig(BaseModel):
 
         if self.importance not in IMPORTANCES:
             raise ValueError(unknown_name("importance", self.importance, IMPORTANCES))
-        given = [
-            name for name in ("macs", "params", "pruning_ratio") if getattr(self, name) is not None
-        ]
+        given = [name for name in _TARGETS if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
             raise ValueError(
-                f"expected exactly one target of macs, params and pruning_ratio, got {got}; "
-                "for example macs=0.5 removes half of the MACs"
+                f"expected exactly one target of {', '.join(_TARGETS[:-1])} and {_TARGETS[-1]}, "
+                f"got {got}; for example macs=0.5 removes half of the MACs"
             )
         if self.pruning_ratio is not None and self.pruning_ratio > self.max_ratio:
             raise ValueError(
@@ -65,11 +71,12 @@ class PruneConfig(BaseModel):
         return self
 
     @property
-    def target(self) -> tuple[Literal["macs", "params", "pruning_ratio"], float]:
-        """The one target that is given: its name and the fraction to remove."""
-        if self.macs is not None:
-            return "macs", self.macs
-        if self.params is not None:
-            return "params", self.params
-        assert self.pruning_ratio is not None
-        return "pruning_ratio", self.pruning_ratio
+    def target(self) -> tuple[str, float]:
+        """The one target that is given: its name and the value asked for."""
+        found = {name: getattr(self, name) for name in _TARGETS}
+        return next((name, float(value)) for name, value in found.items() if value is not None)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the target is a time, which has to be measured."""
+        return self.target[0] in TIMED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -21,6 +21,13 @@ class _Narrowing:
     group: str
     width: int
     lost: Ints
+
+
+class Width(NamedTuple):
+    """Channels (kept, of) on either side of a layer; None for a side that no group narrows."""
+
+    outputs: tuple[int, int] | None
+    inputs: tuple[int, int] | None
 
 
 class WidthCost:
@@ -78,6 +85,16 @@ class WidthCost:
             total -= before - round(after)
         return total
 
+    def layer_widths(self, kept: Mapping[str, int]) -> dict[str, Width]:
+        """Widths of every layer and plain parameter that the groups reach, by name."""
+        return {
+            name: Width(
+                self._channels(self._out.get(name, []), kept),
+                self._channels(self._in.get(name, []), kept),
+            )
+            for name in self._modules
+        }
+
     def _share(self, name: str, kept: Mapping[str, int]) -> tuple[float, float]:
         """Shares of the layer's output and input channels that stay."""
         return (
@@ -86,10 +103,16 @@ class WidthCost:
         )
 
     def _side(self, narrowings: list[_Narrowing], kept: Mapping[str, int]) -> float:
+        found = self._channels(narrowings, kept)
+        return 1.0 if found is None else found[0] / found[1]
+
+    def _channels(
+        self, narrowings: list[_Narrowing], kept: Mapping[str, int]
+    ) -> tuple[int, int] | None:
         if not narrowings:
-            return 1.0
+            return None
         lost = sum(
             int(narrowing.lost[self._units[narrowing.group] - kept[narrowing.group]])
             for narrowing in narrowings
         )
-        return 1.0 - lost / narrowings[0].width
+        return narrowings[0].width - lost, narrowings[0].width

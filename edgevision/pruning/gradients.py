@@ -37,7 +37,7 @@ def accumulated_gradients(
     seen = 0
     with all_trainable(module), torch.enable_grad():
         for images, targets in islice(batches(), number):
-            value = loss(module(images.to(device)), _to(targets, device))
+            value = loss(module(images.to(device)), to_device(targets, device))
             if not bool(torch.isfinite(value)):
                 raise ModelError(f"The loss of batch {seen} is {value.item()}, expected a number.")
             value.backward()  # type: ignore[no-untyped-call]
@@ -50,11 +50,11 @@ def accumulated_gradients(
         module.zero_grad(set_to_none=True)
 
 
-def _to(targets: Any, device: torch.device) -> Any:
+def to_device(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, torch.Tensor):
         return targets.to(device)
     if isinstance(targets, dict):
-        return {key: _to(value, device) for key, value in targets.items()}
+        return {key: to_device(value, device) for key, value in targets.items()}
     if isinstance(targets, (list, tuple)):
-        return type(targets)(_to(value, device) for value in targets)
+        return type(targets)(to_device(value, device) for value in targets)
     return targets

@@ -6,22 +6,33 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgevision.errors import ModelError, unknown_name
+from edgevision.errors import ModelError, UsageError
 from edgevision.pruning.config import PruneConfig
 from edgevision.pruning.cost import WidthCost
 from edgevision.pruning.gradients import Batches, Loss, accumulated_gradients
 from edgevision.pruning.graph import Graph, find_groups, remove
 from edgevision.pruning.importance import IMPORTANCES
 from edgevision.pruning.macs import Count, count
+from edgevision.pruning.sensitivity import measured_losses
 from edgevision.pruning.structure import structure_of
 from edgevision.pruning.table import PruneTable, prune_table
+from edgevision.pruning.timed import TimeGoal, choose_within
+from edgevision.pruning.whole import (
+    copied,
+    counted,
+    example_input,
+    ignored_names,
+    output_shapes,
+    restore_modes,
+)
 from edgevision.pruning.widths import Prunable, choose_widths, even_widths, prunable
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,8 @@ class PruneResult:
     """The pruned network and what was done to it.
 
     ``asked`` and ``reached`` are fractions removed, of what ``target`` names ("macs", "params"
-    or "pruning_ratio"). ``structure`` is what :func:`edgevision.pruning.rebuild` needs.
+    or "pruning_ratio"), or a "speedup" or "latency_ms", ``reached`` as predicted.
+    ``structure`` is what :func:`edgevision.pruning.rebuild` needs.
     """
 
     module: nn.Module
@@ -66,7 +78,9 @@ def prune(
     round_to: int = 1,
     batches: Batches | None = None,
     loss: Loss | None = None,
+    time: TimeGoal | None = None,
     after_step: Callable[[nn.Module, int, int], None] | None = None,
+    progress: Progress = lambda phase, done, total: None,
 ) -> PruneResult:
     """Remove channels of ``module`` until the target of ``config`` is met.
 
@@ -82,9 +96,12 @@ def prune(
         ignored: layers of ``module`` whose outputs stay whole, as heads; with all inside them.
         round_to: narrowed layers keep a multiple of this many channels.
         batches: makes an iterator of (float32 NCHW images, targets); for Taylor scores.
-        loss: from (outputs, targets) to a scalar; for Taylor scores.
+        loss: from (outputs, targets) to a scalar; for Taylor scores, and for what widths cost
+            where the target is a time.
+        time: what to reach where the target is a time.
         after_step: called with (narrowed module, step from 1, steps) after each step, for
             fine-tuning in place. It must not change widths.
+        progress: called with (phase, done, total).
 
     Raises:
         ModelError: the network cannot be traced or copied, the target cannot be reached, an
@@ -93,33 +110,44 @@ def prune(
     """
     if round_to < 1:
         raise ValueError(f"expected round_to >= 1, got {round_to}")
+    if config.is_timed != (time is not None):
+        raise UsageError("A goal for the time goes with a target of speedup or latency_ms.")
     modes = {name: layer.training for name, layer in module.named_modules()}
-    work = _copy(module).eval()
-    example = _example(work, example_shape)
-    kept_whole = _ignored_names(module, ignored, config.ignored_layers)
+    work = copied(module).eval()
+    example = example_input(work, example_shape)
+    kept_whole = ignored_names(module, ignored, config.ignored_layers)
     original = copy.deepcopy(work)
-    before = _count(work, example)
+    before = counted(work, example)
     session = _Session(
-        config, example, kept_whole, round_to, batches, loss, before, _shapes(work, example)
+        config,
+        example,
+        kept_whole,
+        round_to,
+        batches,
+        loss,
+        before,
+        output_shapes(work, example),
+        time,
+        progress,
     )
     for step in range(1, config.steps + 1):
         work = session.step(work, step)
-        _restore(work, modes)
+        restore_modes(work, modes)
         if after_step is not None:
             after_step(work, step, config.steps)
             modes = {name: layer.training for name, layer in work.named_modules()}
             session.check(work)
         work.eval()
-    after = _count(work, example)
+    after = counted(work, example)
     structure = structure_of(work, original)
     table = prune_table(original, work, before, after, session.whole)
-    _restore(work, modes)
+    restore_modes(work, modes)
     name, asked = config.target
     reached = {
         "macs": 1.0 - after.macs / before.macs,
         "params": 1.0 - after.params / before.params,
         "pruning_ratio": session.channel_ratio,
-    }[name]
+    }.get(name, session.predicted)
     return PruneResult(
         module=work,
         table=table,
@@ -146,9 +174,12 @@ class _Session:
     loss: Loss | None
     before: Count
     shapes: list[tuple[int, ...]]
+    time: TimeGoal | None
+    progress: Progress
     whole: dict[str, str] = field(default_factory=dict)
     units: dict[str, int] = field(default_factory=dict)
     channel_ratio: float = 0.0
+    predicted: float = 0.0
 
     def step(self, module: nn.Module, step: int) -> nn.Module:
         """A narrowed copy of ``module``; groups that break it are found and left whole."""
@@ -158,10 +189,14 @@ class _Session:
         self.whole.update(graph.whole)
         candidates = self._score(module, graph)
         present = count(module, self.example)
-        if step == 1:
+        now = {group.name: len(group.units) for group in graph.groups}
+        if step == 1 and self.time is None:
             self._choose(candidates, present, 1.0)  # unreachable targets fail before any work
         while True:
-            kept = self._choose(candidates, present, step / self.config.steps)
+            if self.time is None:
+                kept = self._choose(candidates, present, step / self.config.steps)
+            else:
+                kept = self._choose_by_time(module, candidates, now, step)
             removals: dict[str, list[int]] = {}
             for item in candidates:
                 units = item.order[: len(item.group.units) - kept[item.group.name]]
@@ -180,9 +215,9 @@ class _Session:
         modes = {name: layer.training for name, layer in module.named_modules()}
         module.eval()
         try:
-            shapes = _shapes(module, self.example)
+            shapes = output_shapes(module, self.example)
         finally:
-            _restore(module, modes)
+            restore_modes(module, modes)
         if shapes != self.shapes:
             raise ModelError(f"Expected outputs of shape {self.shapes}, got {shapes}.")
 
@@ -250,6 +285,34 @@ class _Session:
             self.channel_ratio = removed(kept)
         return kept
 
+    def _choose_by_time(
+        self, module: nn.Module, candidates: list[Prunable], now: Mapping[str, int], step: int
+    ) -> dict[str, int]:
+        """Widths for this step's part of the way to the goal, each part the same factor."""
+        assert self.time is not None
+        missing = [name for name in self.time.groups if name not in now]
+        if missing:
+            raise ModelError(f"Pruning changed the network's groups: '{missing[0]}' is gone.")
+        place = f"step {step}, {len(candidates)} groups"
+        if place not in self.time.chosen:
+            options = measured_losses(
+                module,
+                candidates,
+                self.batches,
+                self.loss,
+                self.config.gradient_batches,
+                progress=self.progress,
+            )
+            whole = self.time.of(self.units)
+            limit = whole * (self.time.limit_ms / whole) ** (step / self.config.steps)
+            chosen = choose_within(self.time, limit, candidates, options, now)
+            self.time.chosen[place] = chosen
+        chosen = self.time.chosen[place]
+        taken = self.time.of({**now, **chosen})
+        name, asked = self.config.target
+        self.predicted = taken if name == "latency_ms" else asked * self.time.limit_ms / taken
+        return chosen
+
     def _unreachable(self, name: str, asked: float, goal: float, most: float) -> ModelError:
         reasons = "; ".join(f"{group}: {why}" for group, why in list(self.whole.items())[:5])
         more = f" and {len(self.whole) - 5} more" if len(self.whole) > 5 else ""
@@ -285,77 +348,3 @@ class _Session:
                 broken.update(self._broken(module, part, inner))
         # Each half alone works: they only fail together, so one half stays whole.
         return broken or dict.fromkeys(halves[0], f"the network fails with others: {error}")
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        raise ModelError(
-            f"Cannot copy {type(module).__name__}: {error}",
-            hint="Tensors that a module keeps between calls must be detached.",
-        ) from error
-
-
-def _example(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
-    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
-    if parameter is None:
-        raise ModelError(f"{type(module).__name__} has no parameters to prune.")
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator).to(parameter.device, parameter.dtype)
-
-
-def _count(module: nn.Module, example: torch.Tensor) -> Count:
-    try:
-        counted = count(module, example)
-    except Exception as error:
-        raise ModelError(
-            f"{type(module).__name__} fails on an input of shape {tuple(example.shape)}: {error}",
-            hint="Check the image size and the number of colour channels.",
-        ) from error
-    if counted.macs == 0:
-        raise ModelError(f"{type(module).__name__} has no convolution or linear layer to prune.")
-    return counted
-
-
-def _shapes(module: nn.Module, example: torch.Tensor) -> list[tuple[int, ...]]:
-    """Shapes of all outputs for batches of 1 and 2, in eval mode."""
-    found: list[tuple[int, ...]] = []
-    with torch.no_grad():
-        for size in (1, 2):
-            _collect(module(example.repeat(size, *[1] * (example.ndim - 1))), found)
-    return found
-
-
-def _collect(output: Any, found: list[tuple[int, ...]]) -> None:
-    if isinstance(output, torch.Tensor):
-        found.append(tuple(output.shape))
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            _collect(value, found)
-    elif isinstance(output, (list, tuple)):
-        for value in output:
-            _collect(value, found)
-
-
-def _ignored_names(
-    module: nn.Module, ignored: Sequence[nn.Module], patterns: Sequence[str]
-) -> set[str]:
-    inside = {id(layer) for given in ignored for layer in given.modules()}
-    found = {name for name, layer in module.named_modules() if id(layer) in inside}
-    names = [name for name, _ in module.named_modules() if name]
-    for pattern in patterns:
-        matched = [
-            name
-            for name in names
-            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-        ]
-        if not matched:
-            raise ModelError(unknown_name("layer in ignored_layers", pattern, names))
-        found.update(matched)
-    return found
-
-
-def _restore(module: nn.Module, modes: Mapping[str, bool]) -> None:
-    for name, layer in module.named_modules():
-        layer.training = modes[name]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
+from edgevision.pipeline.timing import time_goal
 from edgevision.tasks.base import LossOptions
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 class Prune(Stage[Job]):
     """Outputs ``checkpoint/``, ``table.json`` (per layer, before and after), ``metrics.json``.
 
-    Interrupted, it prunes the finished steps again (the same weights give the same choice) and
-    takes their fine-tuned weights from the checkpoints.
+    Interrupted, it prunes the finished steps again (the same weights give the same choice; one
+    that rests on measured times is in ``widths.json``) and takes their fine-tuned weights from the
+    checkpoints.
     """
 
     name = "prune"
@@ -34,6 +36,7 @@ class Prune(Stage[Job]):
             "prune": job.prune.model_dump(mode="json"),
             "fine_tune": job.fine_tune.model_dump(mode="json"),
             "round_to": job.target.round_to,
+            "profile": job.key("profile"),
         }
 
     def run(self, job: Job, work: Path) -> None:
@@ -73,7 +76,9 @@ class Prune(Stage[Job]):
             round_to=job.target.round_to,
             batches=lambda: _batches(job),
             loss=loss,
+            time=time_goal(job, module, work) if job.prune.is_timed else None,
             after_step=after_step,
+            progress=lambda phase, done, total: job.progress(phase, done, total, ""),
         )
         job.progress("pruning", 1, 1, "")
         metrics = evaluate(result.module, job.data.validation, job.preprocessing, job.task)
@@ -83,6 +88,8 @@ class Prune(Stage[Job]):
         save_checkpoint(work / "checkpoint", result.module, card)
         write_json(work / "table.json", result.to_dict())
         write_json(work / "metrics.json", metrics)
+        for path in work.glob("candidate*.onnx"):
+            path.unlink()
         for folder in work.glob("step-*"):
             shutil.rmtree(folder)
 

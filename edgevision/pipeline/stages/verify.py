@@ -19,6 +19,7 @@ from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.build import artifact_of
 from edgevision.pipeline.store import Stage, StageResult
 from edgevision.pipeline.survey import target_status
+from edgevision.pipeline.timing import bounds_of
 from edgevision.pipeline.verdict import Candidate, Speed, Verdict, judge
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Verify(Stage[Job]):
         verdict = judge(
             baseline.figures[metric],
             candidates,
-            job.recipe.verify,
+            bounds_of(job),
             trainable=job.foreign is None,
         )
         verdict = replace(verdict, reasons=(*verdict.reasons, *_causes(job, verdict)))

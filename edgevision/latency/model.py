@@ -1,0 +1,116 @@
+"""Predicts a network's time from its widths: non-negative least squares over measured networks.
+
+time = fixed + sum over kinds of (coefficient x amount). Coefficients cannot be negative, so a
+narrower network is never predicted slower. The tile that channel counts are rounded up to, which
+differs by library, precision and processor, is the one that predicts networks left out best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgevision.errors import ModelError
+from edgevision.latency.shapes import Float64, Ints, WidthShapes
+from edgevision.lazy import require
+
+Solve = Callable[[Float64, Float64], Float64]
+
+TILES = (1, 4, 8, 16, 32)
+_FOLDS = 5
+_FEWEST = 2 * _FOLDS
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Time of a network at any widths of its groups.
+
+    Attributes:
+        shapes: of the network.
+        tile: multiple that channel counts above it are rounded up to.
+        fixed_ms: what the network takes whatever its widths.
+        coefficients: (kinds,) milliseconds for each amount of ``shapes.kinds``.
+        error: mean relative error over measured networks, each predicted by a fit without it.
+        worst: the largest of them.
+        measured: number of networks behind the fit.
+    """
+
+    shapes: WidthShapes
+    tile: int
+    fixed_ms: float
+    coefficients: Float64
+    error: float
+    worst: float
+    measured: int
+
+    def milliseconds(self, kept: Ints) -> Float64:
+        """float64 (B,): for (B, groups) units kept, groups in the order of ``shapes.groups``."""
+        times: Float64 = self.fixed_ms + self.shapes.amounts(kept, self.tile) @ self.coefficients
+        return times
+
+    def of(self, kept: Mapping[str, int]) -> float:
+        """Milliseconds for one choice by group name; groups left out are whole."""
+        whole = dict(zip(self.shapes.groups, self.shapes.units.tolist(), strict=True))
+        row = [kept.get(name, whole[name]) for name in self.shapes.groups]
+        return float(self.milliseconds(np.array([row], dtype=np.int64))[0])
+
+
+def fit_latency(shapes: WidthShapes, kept: Ints, milliseconds: Float64) -> LatencyModel:
+    """Fit to (B, groups) units kept and the (B,) times measured.
+
+    Raises:
+        ModelError: fewer networks than can be left out in turn, or a time that is not above zero.
+    """
+    if len(kept) < _FEWEST:
+        raise ModelError(f"Expected at least {_FEWEST} measured networks, got {len(kept)}.")
+    if not (np.isfinite(milliseconds).all() and (milliseconds > 0).all()):
+        raise ModelError("Expected times above zero.")
+    solve = _solver()
+    errors: dict[int, Float64] = {}
+    for tile in TILES:
+        amounts = shapes.amounts(kept, tile)
+        errors[tile] = _left_out(amounts, milliseconds, solve)
+    tile = min(TILES, key=lambda t: float(errors[t].mean()))
+    fixed, coefficients = _fit(shapes.amounts(kept, tile), milliseconds, solve)
+    return LatencyModel(
+        shapes=shapes,
+        tile=tile,
+        fixed_ms=fixed,
+        coefficients=coefficients,
+        error=float(errors[tile].mean()),
+        worst=float(errors[tile].max()),
+        measured=len(kept),
+    )
+
+
+def relative_errors(model: LatencyModel, kept: Ints, milliseconds: Sequence[float]) -> Float64:
+    """float64 (B,): |predicted / measured - 1|."""
+    found: Float64 = np.abs(model.milliseconds(kept) / np.asarray(milliseconds) - 1.0)
+    return found
+
+
+def _solver() -> Solve:
+    nnls = require("scipy.optimize").nnls
+    return lambda matrix, wanted: np.asarray(nnls(matrix, wanted)[0], dtype=np.float64)
+
+
+def _fit(amounts: Float64, times: Float64, solve: Solve) -> tuple[float, Float64]:
+    """Fixed part and coefficients that minimise the squared relative error."""
+    columns = np.hstack([np.ones((len(amounts), 1)), amounts])
+    size = np.maximum(columns.mean(axis=0), 1e-12)
+    found = solve(columns / size / times[:, None], np.ones(len(times))) / size
+    return float(found[0]), found[1:]
+
+
+def _left_out(amounts: Float64, times: Float64, solve: Solve) -> Float64:
+    """Relative error of each network, by a fit to the other folds."""
+    errors = np.zeros(len(times))
+    folds = np.arange(len(times)) % _FOLDS
+    for fold in range(_FOLDS):
+        inside = folds != fold
+        fixed, coefficients = _fit(amounts[inside], times[inside], solve)
+        predicted = fixed + amounts[~inside] @ coefficients
+        errors[~inside] = np.abs(predicted / times[~inside] - 1.0)
+    return errors

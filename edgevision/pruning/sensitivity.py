@@ -1,0 +1,134 @@
+"""What narrowing a group costs: the loss with its least important units silenced, measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgevision.errors import ModelError, UsageError
+from edgevision.pruning.gradients import Batches, Loss, to_device
+from edgevision.pruning.search import Options
+from edgevision.pruning.widths import Prunable
+
+_SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way to the narrowest width
+_TIE = 1e-3  # of a group's score counts as loss, so that what costs nothing still has an order
+
+
+def measured_losses(
+    module: nn.Module,
+    candidates: Sequence[Prunable],
+    batches: Batches | None,
+    loss: Loss | None,
+    number: int,
+    *,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> list[Options]:
+    """For each group the loss that each of its widths adds, the other groups whole.
+
+    Measured at four widths of each group; between them it rises with the importance of the units
+    that leave. Batch norms take the statistics of the batch, as they would adapt to what is left.
+
+    Args:
+        number: of batches that are looked at.
+        progress: called with (phase, done, total).
+
+    Raises:
+        UsageError: ``batches`` or ``loss`` is missing.
+        ModelError: there is no batch, or the loss of the whole network is not finite.
+    """
+    if batches is None or loss is None:
+        raise UsageError("The search for widths needs training data: give batches and loss.")
+    work = _adapting(module)
+    device = next(work.parameters()).device
+    data = [
+        (images.to(device), to_device(targets, device))
+        for images, targets in islice(batches(), number)
+    ]
+    if not data:
+        raise ModelError("No batch to measure losses on: the training data is empty.")
+    base = _loss(work, data, loss)
+    if not np.isfinite(base):
+        raise ModelError(f"The loss of the network is {base}, expected a number.")
+    found = []
+    for index, item in enumerate(candidates):
+        progress("measuring sensitivity", index, len(candidates))
+        found.append(_options(work, item, data, loss, base))
+    progress("measuring sensitivity", len(candidates), len(candidates))
+    return found
+
+
+def _options(work: nn.Module, item: Prunable, data: Any, loss: Loss, base: float) -> Options:
+    last = len(item.allowed) - 1
+    places = sorted({max(1, round(share * last)) for share in _SHARES})
+    units = len(item.group.units)
+    lost = np.concatenate([[0.0], item.scores.cumsum()])  # by units gone
+    gone = [units - item.allowed[place] for place in places]
+    added = [0.0]
+    for count in gone:
+        with silenced(work, item, count):
+            value = _loss(work, data, loss) - base
+        # No width is worth more than a wider one; what is not finite is as bad as can be.
+        added.append(max(added[-1], value) if np.isfinite(value) else max(10.0, 2 * added[-1]))
+    at = lost[[0, *gone]]
+    share = lost / max(lost[gone[-1]], 1e-12)
+    losses = np.interp(lost, at, added) + _TIE * share
+    return Options(item.allowed, tuple(float(losses[units - kept]) for kept in item.allowed))
+
+
+def _adapting(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose batch norms use each batch's own statistics."""
+    work = copy.deepcopy(module).eval()
+    for layer in work.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.train()
+            layer.momentum = 0.0
+    return work
+
+
+@torch.no_grad()
+def _loss(module: nn.Module, data: Any, loss: Loss) -> float:
+    total = sum(float(loss(module(images), targets)) * len(images) for images, targets in data)
+    return total / sum(len(images) for images, _ in data)
+
+
+@contextmanager
+def silenced(module: nn.Module, item: Prunable, count: int) -> Iterator[None]:
+    """Within the block the first ``count`` units of ``item`` put out zeros."""
+    roots = np.concatenate([item.group.units[unit] for unit in item.order[:count]])
+    stored: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with torch.no_grad():
+        for slot in item.group.slots:
+            if slot.side == "in":
+                continue
+            index = torch.as_tensor(slot.channels[np.isin(slot.roots, roots)])
+            for tensor, axis in _made_by(module, slot.name, slot.width):
+                stored.append((tensor, tensor.clone()))
+                tensor.index_fill_(axis, index.to(tensor.device), 0.0)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, values in reversed(stored):
+                tensor.copy_(values)
+
+
+def _made_by(module: nn.Module, name: str, width: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Tensors of a layer or the parameter ``name`` with the axis of its output channels."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    if name in parameters:
+        shape = parameters[name].shape
+        yield parameters[name], next(axis for axis, size in enumerate(shape) if size == width)
+        return
+    layer: Any = module.get_submodule(name)
+    for parameter in layer.parameters(recurse=False):
+        if parameter.ndim == 1 and len(parameter) == width:
+            yield parameter, 0
+        elif parameter.ndim > 1:
+            yield parameter, int(getattr(layer, "transposed", False))

@@ -1,0 +1,97 @@
+"""Widths within a time: what to reach, how it is predicted, and how the choice is confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgevision.errors import ModelError
+from edgevision.pruning.search import Float64, Ints, Options, Times, search_widths
+from edgevision.pruning.widths import Prunable
+
+_CLOSE = 0.02  # a measured time this near to the goal will do
+_TRIES = 4
+
+
+@dataclass(frozen=True)
+class TimeGoal:
+    """The time that a network may take.
+
+    Attributes:
+        limit_ms: what it may take after the last step.
+        groups: names of the groups that ``milliseconds`` takes, in its order.
+        milliseconds: predicted, from (B, groups) units kept.
+        measure: from the units that each group keeps to the time measured, None where the target
+            is not at hand: then the prediction counts.
+        chosen: widths by step, filled as they are chosen. Measured times differ from run to run,
+            so whoever carries on an interrupted run gives those of the run before.
+    """
+
+    limit_ms: float
+    groups: tuple[str, ...]
+    milliseconds: Times
+    measure: Callable[[Mapping[str, int]], float] | None = None
+    chosen: MutableMapping[str, dict[str, int]] = field(default_factory=dict)
+
+    def of(self, kept: Mapping[str, int]) -> float:
+        """Predicted milliseconds of one choice."""
+        row = np.array([[kept[name] for name in self.groups]], dtype=np.int64)
+        return float(self.milliseconds(row)[0])
+
+
+def choose_within(
+    goal: TimeGoal,
+    limit_ms: float,
+    candidates: Sequence[Prunable],
+    options: Sequence[Options],
+    present: Mapping[str, int],
+) -> dict[str, int]:
+    """The widths of ``candidates`` that lose least within ``limit_ms``.
+
+    Where the time can be measured, the choice is, and the search repeated with a limit that makes
+    up for the error of the prediction.
+
+    Args:
+        goal: prediction and measurement.
+        limit_ms: of this step.
+        candidates: groups that may be narrowed, ``options`` theirs.
+        present: units of every group of ``goal`` now.
+
+    Raises:
+        ModelError: the narrowest choice takes longer.
+    """
+    names = [item.group.name for item in candidates]
+    columns = [goal.groups.index(name) for name in names]
+    whole = np.array([present[name] for name in goal.groups], dtype=np.int64)
+
+    def times(rows: Ints) -> Float64:
+        kept = np.repeat(whole[None], len(rows), axis=0)
+        kept[:, columns] = rows
+        return goal.milliseconds(kept)
+
+    best: tuple[float, dict[str, int]] | None = None
+    limit = limit_ms
+    for _ in range(_TRIES):
+        found = search_widths(options, times, limit)
+        if found is None:
+            break
+        choice = dict(zip(names, found, strict=True))
+        if goal.measure is None:
+            return choice
+        measured = goal.measure({**present, **choice})
+        error = abs(measured / limit_ms - 1.0)
+        if best is None or error < best[0]:
+            best = error, choice
+        if error <= _CLOSE:
+            break
+        limit *= limit_ms / measured
+    if best is None:
+        least = float(times(np.array([[item.allowed[-1] for item in candidates]]))[0])
+        raise ModelError(
+            f"Expected at most {limit_ms:.3g} ms, but the narrowest network that may be chosen "
+            f"is predicted to take {least:.3g} ms.",
+            hint="Ask for less, raise max_ratio, or ignore fewer layers.",
+        )
+    return best[1]

@@ -1,0 +1,39 @@
+"""A network with all that predicting its time takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from edgevision.export import export_onnx
+from edgevision.pruning import PruneConfig
+from edgevision.pruning.allowed import allowed_widths
+from edgevision.pruning.cost import WidthCost
+from edgevision.types import TensorSpec
+
+SHAPE = (3, 16, 16)
+
+
+class Exported:
+    """A network, its float graph and the widths that its groups may have."""
+
+    def __init__(self, folder: Path, module: nn.Module) -> None:
+        self.module = module.eval()
+        self.path = folder / "float.onnx"
+        spec = TensorSpec("image", ("batch", *SHAPE))
+        export_onnx(self.module, self.path, input_spec=spec, output_names=["logits"])
+        head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1:]
+        self.cost: WidthCost
+        self.allowed: dict[str, tuple[int, ...]]
+        self.cost, self.allowed = allowed_widths(
+            module,
+            example_shape=(1, *SHAPE),
+            config=PruneConfig(macs=0.5),
+            ignored=head,
+            round_to=2,
+        )
+
+    @property
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        return {name: (widths[0], widths[-1]) for name, widths in self.allowed.items()}
