@@ -43,6 +43,11 @@ def test_nothing_within_the_budget_is_exit_code_4_with_the_best_named() -> None:
     assert "85.00 %, a drop of 6.00 points where 0.5 are allowed" in verdict.reasons[0]
 
 
+def test_who_asks_for_less_than_fp32_s_speed_gets_it() -> None:
+    verdict = judge(91.0, [Candidate("int8", 91.0, SLOW)], VerifySection(speedup=0.5))
+    assert (verdict.passed, verdict.exit_code) == (True, 0)
+
+
 @pytest.mark.parametrize(
     ("speed", "bounds", "message"),
     [
