@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,19 @@ import torch
 from edgevision.backends import get_backend
 from edgevision.devices import environment
 from edgevision.export import export_onnx, load_onnx
-from edgevision.files import sha256_file, write_json
+from edgevision.files import write_json
 from edgevision.latency import (
     WidthShapes,
     fit_latency,
     measure_widths,
+    quantize_narrowed,
     relative_errors,
     sample_widths,
 )
 from edgevision.models import create
 from edgevision.pruning import PruneConfig
 from edgevision.pruning.allowed import allowed_widths
-from edgevision.quantization import CalibrationTable, calibrate, emit
+from edgevision.quantization import calibrate
 from edgevision.tasks import get_task
 from edgevision.types import TensorSpec
 
@@ -50,10 +50,6 @@ NETWORKS = {
 }
 FITTED, TESTED = 64, 30
 SCHEME = "x86-vnni"
-
-
-def quantized(table: CalibrationTable, narrow: Path, path: Path) -> None:
-    emit(narrow, replace(table, onnx_sha256=sha256_file(narrow)), SCHEME, path)
 
 
 def predicted(name: str, size: int, threads: int, seconds: float) -> dict[str, Any]:
@@ -90,7 +86,7 @@ def predicted(name: str, size: int, threads: int, seconds: float) -> dict[str, A
                 get_backend("onnxruntime"),
                 {"image": images[:1]},
                 folder,
-                prepare=partial(quantized, table) if precision == "int8" else None,
+                prepare=partial(quantize_narrowed, table, SCHEME) if precision == "int8" else None,
                 threads=threads,
                 seconds=seconds,
             )

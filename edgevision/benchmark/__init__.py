@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgevision.benchmark.compare import Comparison, RunStats, compare
+from edgevision.benchmark.graphs import opened_graphs
 from edgevision.benchmark.sampling import BenchConfig, Samples, sample
 from edgevision.benchmark.statistics import Ratio, ratio_of_medians
 
@@ -13,6 +14,7 @@ __all__ = [
     "RunStats",
     "Samples",
     "compare",
+    "opened_graphs",
     "ratio_of_medians",
     "sample",
 ]

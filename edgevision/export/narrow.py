@@ -96,7 +96,6 @@ def _cut(graph: Graph, name: str, axes: Mapping[int, Side]) -> None:
             )
         array = array.take(range(kept), axis=axis)
     set_initializer(graph.model, name, array)
-    graph.initializers[name] = next(t for t in graph.model.graph.initializer if t.name == name)
 
 
 def _flatten_any_width(graph: Graph, node: onnx.NodeProto) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevision.latency.measure import measure_widths
+from edgevision.latency.measure import measure_widths, quantize_narrowed
 from edgevision.latency.model import LatencyModel, fit_latency, relative_errors
 from edgevision.latency.shapes import WidthShapes, sample_widths
 
@@ -11,6 +11,7 @@ __all__ = [
     "WidthShapes",
     "fit_latency",
     "measure_widths",
+    "quantize_narrowed",
     "relative_errors",
     "sample_widths",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.backends.base import Artifact, Backend
-from edgevision.benchmark import BenchConfig
-from edgevision.benchmark.sampling import sample
+from edgevision.backends.base import Backend
+from edgevision.benchmark import BenchConfig, opened_graphs, sample
 from edgevision.export.loading import save_onnx
+from edgevision.files import sha256_file
 from edgevision.latency.shapes import Float64, Ints, WidthShapes
+from edgevision.quantization import CalibrationTable, emit
 
 _AT_ONCE = 1 << 30  # bytes of graphs that are open together
 Progress = Callable[[str, int, int], None]
@@ -70,6 +71,15 @@ def measure_widths(
             path.unlink(missing_ok=True)
 
 
+def quantize_narrowed(table: CalibrationTable, scheme: str, narrow: Path, path: Path) -> None:
+    """Emit the ``narrow`` float graph with the ranges of the whole one, which ``table`` holds.
+
+    Raises:
+        ModelError: as ``emit``.
+    """
+    emit(narrow, replace(table, onnx_sha256=sha256_file(narrow)), scheme, path)
+
+
 def _told(progress: Progress, part: int, parts: int, phase: str, share: float) -> None:
     progress("timing networks", round(100 * (part + share) / parts), 100)
 
@@ -111,12 +121,7 @@ def _timed(
     seed: int,
     progress: Callable[[str, float], None],
 ) -> list[float]:
-    with ExitStack() as stack:
-        runs: dict[str, Callable[[], object]] = {}
-        for path in paths:
-            artifact = Artifact(backend.name, path)
-            runner = stack.enter_context(backend.open(artifact, threads=threads))
-            runs[path.name] = partial(runner.infer, feeds)
+    with opened_graphs({path.name: path for path in paths}, backend, feeds, threads) as runs:
         config = BenchConfig(seconds=seconds, relative_width=0.0, seed=seed)
         samples = sample(runs, config, progress=progress)
     return [max(1.0, float(samples.ns[path.name].min())) / 1e6 for path in paths]

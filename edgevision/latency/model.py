@@ -52,9 +52,8 @@ class LatencyModel:
 
     def of(self, kept: Mapping[str, int]) -> float:
         """Milliseconds for one choice by group name; groups left out are whole."""
-        whole = dict(zip(self.shapes.groups, self.shapes.units.tolist(), strict=True))
-        row = [kept.get(name, whole[name]) for name in self.shapes.groups]
-        return float(self.milliseconds(np.array([row], dtype=np.int64))[0])
+        row = np.array([list(self.shapes.complete(kept).values())], dtype=np.int64)
+        return float(self.milliseconds(row)[0])
 
 
 def fit_latency(shapes: WidthShapes, kept: Ints, milliseconds: Float64) -> LatencyModel:

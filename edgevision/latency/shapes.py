@@ -57,14 +57,13 @@ class WidthShapes:
         self.units: Ints = np.array([units for units, _ in widths.values()], dtype=np.int64)
         self._model = model
         self._cost = cost
-        full = {name: units for name, (units, _) in widths.items()}
         whole = dimensions(model)
         names = sorted(whole)
         where = {place: index for index, place in enumerate(names)}
         self._whole: Float64 = np.array([whole[place] for place in names], dtype=np.float64)
         slopes = np.zeros((len(names), len(self.groups)))
         for column, (name, (units, least)) in enumerate(widths.items()):
-            narrow = dimensions(self.narrowed({**full, name: least}))
+            narrow = dimensions(self.narrowed({name: least}))
             lost = [whole[place] - narrow.get(place, whole[place]) for place in names]
             slopes[:, column] = np.array(lost) / (units - least)
         self._slopes = slopes
@@ -77,9 +76,16 @@ class WidthShapes:
         self.kinds = tuple(sorted({term.kind for term in self.terms}))
         self._kind: Ints = np.array([self.kinds.index(term.kind) for term in self.terms], np.int64)
 
+    def complete(self, kept: Mapping[str, int]) -> dict[str, int]:
+        """Units of every group, in order: those in ``kept``, all where it has none."""
+        return {
+            name: kept.get(name, units)
+            for name, units in zip(self.groups, self.units.tolist(), strict=True)
+        }
+
     def narrowed(self, kept: Mapping[str, int]) -> onnx.ModelProto:
-        """The network with ``kept`` units in each group."""
-        return narrow_onnx(self._model, self._cost.layer_widths(kept))
+        """The network with ``kept`` units in each group; groups left out are whole."""
+        return narrow_onnx(self._model, self._cost.layer_widths(self.complete(kept)))
 
     def amounts(self, kept: Ints, tile: int = 1) -> Float64:
         """float64 (B, kinds): the sum of all terms of a kind, for (B, groups) units kept.
@@ -114,6 +120,7 @@ def dimensions(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
 
 
 def terms_of(model: onnx.ModelProto, where: Mapping[tuple[str, int], int]) -> list[Term]:
+    """Every product of channel counts in ``model``; ``where`` numbers (tensor, axis)."""
     shapes: dict[str, list[int]] = {}
     for value in infer_shapes(model):
         shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]

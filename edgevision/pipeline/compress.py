@@ -124,9 +124,11 @@ def compress(
 
 def stages_of(recipe: Recipe) -> list[Stage[Job]]:
     """The stages that ``recipe`` asks for, in order."""
+    from edgevision.pruning.config import asks_for_time
+
     stages: list[Stage[Job] | None] = [
         Baseline(),
-        Profile() if _prunes_to_time(recipe) else None,
+        Profile() if asks_for_time(recipe.prune or {}) else None,
         Prune() if recipe.prune else None,
         Export(),
         Quantize() if recipe.quantize else None,
@@ -137,12 +139,6 @@ def stages_of(recipe: Recipe) -> list[Stage[Job]]:
         BundleStage(),
     ]
     return [stage for stage in stages if stage is not None]
-
-
-def _prunes_to_time(recipe: Recipe) -> bool:
-    from edgevision.pruning.config import TIMED
-
-    return any((recipe.prune or {}).get(name) is not None for name in TIMED)
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from edgevision.backends.base import Artifact, Backend
+from edgevision.backends.base import Backend
 
 if TYPE_CHECKING:
     from edgevision.benchmark import Comparison
@@ -118,14 +116,9 @@ def _measure(
     seconds: float,
     progress: Callable[[str, int, int], None],
 ) -> Comparison:
-    from edgevision.benchmark import BenchConfig, compare
+    from edgevision.benchmark import BenchConfig, compare, opened_graphs
 
-    with ExitStack() as stack:
-        runs: dict[str, Callable[[], object]] = {}
-        for name, path in paths.items():
-            artifact = Artifact(backend.name, path)
-            runner = stack.enter_context(backend.open(artifact, threads=threads))
-            runs[name] = partial(runner.infer, feeds)
+    with opened_graphs(paths, backend, feeds, threads) as runs:
         return compare(
             runs,
             baseline=INT8,

@@ -189,17 +189,16 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
 
 def _require_timed(prune: Mapping[str, Any], target: Target) -> None:
     """Refuse a time to prune to unless this machine can time what ``target`` runs."""
-    from edgevision.backends import get_backend
-    from edgevision.pipeline.survey import target_status
-    from edgevision.pruning.config import TIMED
+    from edgevision.pipeline.survey import timing_status
+    from edgevision.pruning.config import asks_for_time
 
-    if all(prune.get(name) is None for name in TIMED):
+    if not asks_for_time(prune):
         return
-    runs = target_status(target).runs
-    if not (runs.ok and get_backend(target.backend).times_layers):
+    times = timing_status(target)
+    if not times.ok:
         raise UnavailableError(
             f"Pruning to a time needs times of the target, and '{target.reference}' cannot be "
-            f"timed here: {runs.reason or 'it runs no ONNX graphs as they are'}.",
+            f"timed here: {times.reason}.",
             hint="Prune to a share of the MACs instead (--prune-macs 0.5).",
         )
 

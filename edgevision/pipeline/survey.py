@@ -150,6 +150,14 @@ def target_status(target: Target, machine: DeviceInfo | None = None) -> TargetSt
     return TargetStatus(target, builds, runs, None if builds.ok else backend.install)
 
 
+def timing_status(target: Target) -> Availability:
+    """Whether this machine can time, layer by layer, graphs as ``target`` runs them."""
+    runs = target_status(target).runs
+    if runs.ok and not get_backend(target.backend).times_layers:
+        return Availability(False, "it runs no ONNX graphs as they are")
+    return runs
+
+
 def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
     """Why a target that is one device alone is not this machine."""
     model = target.device_model

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from edgevision.backends import get_backend
-from edgevision.backends.base import Artifact
 from edgevision.data.base import some_images
 from edgevision.errors import ModelError
-from edgevision.files import sha256_file, write_json
+from edgevision.files import write_json
 from edgevision.pipeline.job import Job
+from edgevision.pipeline.stages.export import INPUT_NAME, export_module
 from edgevision.recipe import VerifySection
 
 if TYPE_CHECKING:
     import torch
 
     from edgevision.latency import LatencyModel, WidthShapes
+    from edgevision.latency.measure import Prepare
     from edgevision.pruning.timed import TimeGoal
 
 CLOSE = 0.05
@@ -55,41 +54,27 @@ def quantizes(job: Job) -> bool:
 
 def measure_job(job: Job, module: torch.nn.Module, work: Path) -> None:
     """Measure ``module`` at many widths; writes the float graph, its table and the times."""
-    from edgevision.export import export_onnx
     from edgevision.latency import fit_latency, measure_widths, sample_widths
-    from edgevision.pipeline.stages.export import INPUT_NAME
     from edgevision.quantization import calibrate
-    from edgevision.types import TensorSpec
 
     job.progress("exporting", 0, 1, "")
-    export_onnx(
-        module,
-        work / FLOAT,
-        input_spec=TensorSpec(INPUT_NAME, ("batch", *job.preprocessing.input_shape)),
-        output_names=job.task.output_names,
-        opset=job.target.opset,
-    )
+    export_module(job, module, work / FLOAT)
     job.progress("exporting", 1, 1, "")
     images = some_images(job.data.train, job.preprocessing, CALIBRATION_IMAGES)
     calibrate(work / FLOAT, [images]).save(work / TABLE)
     shapes, allowed = _shapes(job, module, work / FLOAT)
     rows = sample_widths(list(allowed.values()), NETWORKS, job.recipe.seed)
-    told = partial(_told, job)
-    settings: dict[str, Any] = {
-        "threads": job.recipe.verify.threads,
-        "seed": job.recipe.seed,
-        "progress": told,
-    }
-    backend, feeds = get_backend(job.target.backend), {INPUT_NAME: images[:1]}
     times = measure_widths(
         shapes,
         rows,
-        backend,
-        feeds,
+        get_backend(job.target.backend),
+        {INPUT_NAME: images[:1]},
         work,
-        prepare=partial(_quantized, job, work) if quantizes(job) else None,
+        prepare=_emitter(job, work),
+        threads=job.recipe.verify.threads,
         seconds=SECONDS,
-        **settings,
+        seed=job.recipe.seed,
+        progress=lambda phase, done, total: job.progress(phase, done, total, ""),
     )
     model = fit_latency(shapes, rows, times)
     write_json(
@@ -118,14 +103,15 @@ def time_goal(job: Job, module: torch.nn.Module, work: Path) -> TimeGoal:
     model, folder = latency_model(job, module), job.done("profile").folder
     name, asked = job.prune.target
     images = some_images(job.data.train, job.preprocessing, 1)
-    whole_graph = _prepared(job, model.shapes, {}, folder, work)
+    prepare = _emitter(job, folder)
+    whole_graph = _candidate(model.shapes, {}, prepare, work)
     fp32, whole = _medians(job, [folder / FLOAT, whole_graph], images)
     # Predictions are of the least times, limits of medians: brought together on the whole network.
     scale = whole / model.of({})
     limit = fp32 / asked if name == "speedup" else asked
 
     def measure(kept: Mapping[str, int]) -> float:
-        candidate = _prepared(job, model.shapes, kept, folder, work)
+        candidate = _candidate(model.shapes, kept, prepare, work)
         again, taken = _medians(job, [folder / FLOAT, candidate], images)
         return taken * (fp32 / again if name == "speedup" else 1.0)
 
@@ -181,48 +167,39 @@ def _shapes(
     return WidthShapes(load_onnx(path), cost, bounds), allowed
 
 
-def _quantized(job: Job, folder: Path, narrow: Path, path: Path) -> None:
-    """Emit the ``narrow`` float graph by the target's scheme, with the whole one's ranges."""
-    from edgevision.quantization import CalibrationTable, emit
+def _emitter(job: Job, folder: Path) -> Prepare | None:
+    """From a narrowed float file to the graph that ships; None where that is the float file."""
+    from edgevision.latency import quantize_narrowed
+    from edgevision.quantization import CalibrationTable
 
+    if not quantizes(job):
+        return None
     assert job.target.scheme is not None
     table = CalibrationTable.load(folder / TABLE)
-    emit(narrow, replace(table, onnx_sha256=sha256_file(narrow)), job.target.scheme, path)
+    return partial(quantize_narrowed, table, job.target.scheme)
 
 
-def _prepared(
-    job: Job, shapes: WidthShapes, kept: Mapping[str, int], folder: Path, work: Path
+def _candidate(
+    shapes: WidthShapes, kept: Mapping[str, int], prepare: Prepare | None, work: Path
 ) -> Path:
     """The network at these widths as it would ship, in ``work``."""
     from edgevision.export import save_onnx
 
-    whole = dict(zip(shapes.groups, shapes.units.tolist(), strict=True))
     narrow, path = work / "candidate.float.onnx", work / "candidate.onnx"
-    inside = {name: number for name, number in kept.items() if name in whole}
-    save_onnx(shapes.narrowed({**whole, **inside}), narrow)
-    if not quantizes(job):
+    save_onnx(shapes.narrowed(kept), narrow)
+    if prepare is None:
         return narrow
-    _quantized(job, folder, narrow, path)
+    prepare(narrow, path)
     return path
 
 
 def _medians(job: Job, paths: list[Path], images: npt.NDArray[np.float32]) -> list[float]:
     """Median milliseconds of ONNX files, measured interleaved."""
-    from edgevision.benchmark import BenchConfig, compare
-    from edgevision.pipeline.stages.export import INPUT_NAME
+    from edgevision.benchmark import BenchConfig, compare, opened_graphs
 
-    backend = get_backend(job.target.backend)
-    with ExitStack() as stack:
-        runs = {}
-        for path in paths:
-            artifact = Artifact(backend.name, path)
-            opened = backend.open(artifact, threads=job.recipe.verify.threads)
-            runner = stack.enter_context(opened)
-            runs[path.name] = partial(runner.infer, {INPUT_NAME: images})
-        config = BenchConfig(seconds=CONFIRM_SECONDS, seed=job.recipe.seed)
+    backend, threads = get_backend(job.target.backend), job.recipe.verify.threads
+    graphs = {path.name: path for path in paths}
+    config = BenchConfig(seconds=CONFIRM_SECONDS, seed=job.recipe.seed)
+    with opened_graphs(graphs, backend, {INPUT_NAME: images}, threads) as runs:
         found = compare(runs, baseline=paths[0].name, config=config)
     return [found.runs[path.name].latency_p50_ms for path in paths]
-
-
-def _told(job: Job, phase: str, done: int, total: int) -> None:
-    job.progress(phase, done, total, "")

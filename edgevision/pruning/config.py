@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TIMED = ("speedup", "latency_ms")
 _TARGETS = ("macs", "params", "pruning_ratio", *TIMED)
+
+
+def asks_for_time(fields: Mapping[str, Any]) -> bool:
+    """Whether the fields of a configuration, as a recipe gives them, name a time to prune to."""
+    return any(fields.get(name) is not None for name in TIMED)
+
+
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from edgevision.errors import ModelError, UsageError
 from edgevision.pruning.gradients import Batches, Loss, to_device
+from edgevision.pruning.importance.base import channel_axis
 from edgevision.pruning.search import Options
 from edgevision.pruning.widths import Prunable
 
@@ -131,4 +132,4 @@ def _made_by(module: nn.Module, name: str, width: int) -> Iterator[tuple[torch.T
         if parameter.ndim == 1 and len(parameter) == width:
             yield parameter, 0
         elif parameter.ndim > 1:
-            yield parameter, int(getattr(layer, "transposed", False))
+            yield parameter, channel_axis(layer, "out")

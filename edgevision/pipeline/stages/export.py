@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevision.data.base import some_images
 from edgevision.files import write_json
@@ -14,6 +14,9 @@ from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.baseline import ONNX_NAME
 from edgevision.pipeline.store import Stage
 from edgevision.types import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
 
 INPUT_NAME = "images"
 
@@ -51,10 +54,19 @@ class Export(Stage[Job]):
 
 def export_checkpoint(job: Job, checkpoint: Path, path: Path) -> dict[str, Any]:
     """Export one checkpoint and compare it with torch on real validation images."""
-    from edgevision.export import check_against_torch, export_onnx
+    from edgevision.export import check_against_torch
     from edgevision.models.checkpoint import load_checkpoint
 
     module, _ = load_checkpoint(checkpoint)
+    export_module(job, module, path)
+    images = some_images(job.data.validation, job.preprocessing, CHECK_IMAGES)
+    return asdict(check_against_torch(path, module, images))
+
+
+def export_module(job: Job, module: torch.nn.Module, path: Path) -> None:
+    """Export ``module`` with the job's input, outputs and opset."""
+    from edgevision.export import export_onnx
+
     export_onnx(
         module,
         path,
@@ -62,5 +74,3 @@ def export_checkpoint(job: Job, checkpoint: Path, path: Path) -> dict[str, Any]:
         output_names=job.task.output_names,
         opset=job.target.opset,
     )
-    images = some_images(job.data.validation, job.preprocessing, CHECK_IMAGES)
-    return asdict(check_against_torch(path, module, images))

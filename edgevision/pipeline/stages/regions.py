@@ -14,7 +14,7 @@ from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.quantize import emitted
 from edgevision.pipeline.stages.recover import emission_of
 from edgevision.pipeline.store import Stage
-from edgevision.pipeline.survey import target_status
+from edgevision.pipeline.survey import timing_status
 
 
 class Regions(Stage[Job]):
@@ -69,8 +69,7 @@ class Regions(Stage[Job]):
 
 def times_regions(job: Job) -> bool:
     """Whether this machine can tell which regions pay: it runs the target and times its layers."""
-    scheme, backend = job.target.scheme, get_backend(job.target.backend)
-    return scheme is not None and backend.times_layers and target_status(job.target).runs.ok
+    return job.target.scheme is not None and timing_status(job.target).ok
 
 
 def _feeds(job: Job, graph: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Importance(ABC):
             weight = getattr(slot.module, "weight", None)
             if not isinstance(slot.module, layers) or weight is None:
                 continue
-            axis = _channel_axis(slot.module, slot.side)
+            axis = channel_axis(slot.module, slot.side)
             if (slot.name, axis) not in self._sums:
                 values = saliency(weight).float().movedim(axis, 0)
                 self._sums[slot.name, axis] = values.reshape(len(values), -1).sum(1).cpu()
@@ -103,7 +103,8 @@ def mean_one(scores: torch.Tensor) -> torch.Tensor:
     return scores / mean if float(mean) != 0.0 else scores
 
 
-def _channel_axis(module: nn.Module, side: str) -> int:
+def channel_axis(module: nn.Module, side: str) -> int:
+    """Axis of a layer's weight that holds the channels of its ``side``, "in", "out" or "both"."""
     if isinstance(module, Normed):
         return -1
     transposed = bool(getattr(module, "transposed", False))

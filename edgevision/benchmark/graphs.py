@@ -1,0 +1,40 @@
+"""Graph files opened together, as runs that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from edgevision.backends.base import Artifact, Backend
+from edgevision.benchmark.sampling import Run
+
+
+@contextmanager
+def opened_graphs(
+    paths: Mapping[str, Path],
+    backend: Backend,
+    feeds: Mapping[str, npt.NDArray[Any]],
+    threads: int | None,
+) -> Iterator[dict[str, Run]]:
+    """Within the block name → a call of the graph at that path on ``feeds``.
+
+    Args:
+        paths: files that ``backend`` opens as they are.
+        feeds: the input that is timed, by name.
+        threads: of the backend, None for its own choice.
+
+    Raises:
+        ModelError: the backend cannot run one of the graphs.
+    """
+    with ExitStack() as stack:
+        runs: dict[str, Run] = {}
+        for name, path in paths.items():
+            artifact = Artifact(backend.name, path)
+            runner = stack.enter_context(backend.open(artifact, threads=threads))
+            runs[name] = partial(runner.infer, feeds)
+        yield runs
