@@ -170,7 +170,7 @@ def emitted(source: Path, table: Any, scheme: str, path: Path, images: Float32) 
     from edgevision.pipeline.stages.recover import fewest
     from edgevision.quantization import emit, lint
     from edgevision.quantization.calibrate import recalibrations
-    from edgevision.quantization.sensitivity import most_costly_first
+    from edgevision.quantization.output_noise import most_costly_first
     from edgevision.quantization.simulation import network_sqnr
 
     model = load_onnx(source)

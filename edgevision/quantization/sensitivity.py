@@ -1,10 +1,7 @@
-"""What quantization costs each layer: noise at its output, and what leaving it in float gives."""
+"""What quantization costs each layer: the noise at its own output."""
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +10,7 @@ import numpy as np
 import onnx
 
 from edgevision.export.graph import Graph
-from edgevision.export.loading import load_onnx, save_onnx
+from edgevision.export.loading import load_onnx
 from edgevision.quantization.equivalence import QDQ
 from edgevision.quantization.insertion import DEQUANTIZED, FLOAT, insert_qdq
 from edgevision.quantization.placement import node_name, place
@@ -31,7 +28,6 @@ from edgevision.quantization.simulation import (
 from edgevision.quantization.table import CalibrationTable
 
 SHADOW = "_shadow"
-SUSPECTS = 24  # layers whose effect on the network's output is measured one by one
 
 
 @dataclass(frozen=True)
@@ -67,21 +63,9 @@ class NetworkNoise:
     layers: tuple[LayerNoise, ...]
     sqnr_db: float
 
-    def worst(self, count: int) -> tuple[LayerNoise, ...]:
-        """The noisiest layers, the worst first."""
-        return tuple(sorted(self.layers, key=lambda layer: layer.sqnr_db)[:count])
-
-
-@dataclass(frozen=True)
-class RegionCost:
-    """What it would give to leave ``nodes`` in float: better by so many dB, and points of a metric.
-
-    ``metric_gain`` is None where no metric was asked for.
-    """
-
-    nodes: tuple[str, ...]
-    sqnr_gain_db: float
-    metric_gain: float | None
+    def worst_first(self) -> list[LayerNoise]:
+        """The layers, the noisiest first."""
+        return sorted(self.layers, key=lambda layer: layer.sqnr_db)
 
 
 class _Probe(NamedTuple):
@@ -126,7 +110,7 @@ def layer_noise(
     quantized = insert_qdq(model, plan, table, chosen)
     statistics = Statistics(shadow_graph(model, quantized, plan))
     graph = Graph(model)
-    probes = [_probe(graph.nodes[i], graph, statistics) for i in _layers(plan)]
+    probes = [_probe(graph.nodes[i], graph, statistics) for i in quantized_layers(plan)]
     energies = [name for probe in probes for name in (probe.signal, probe.noise)]
     shifts = [probe.shift for probe in probes if probe.shift is not None]
     shapes = [name for probe in probes for name in probe.shapes]
@@ -152,80 +136,6 @@ def layer_noise(
     return NetworkNoise(layers, network_sqnr(model, quantized, images, threads=threads))
 
 
-def leave_in_float(
-    float_path: Path,
-    table: CalibrationTable,
-    scheme: str,
-    images: Float32,
-    regions: Iterable[Collection[str]],
-    *,
-    metric: Callable[[Path], float] | None = None,
-    seconds: float | None = None,
-    threads: int | None = None,
-) -> list[RegionCost]:
-    """Measure what each region gives when it alone stays in float: SQNR at the graph's outputs.
-
-    Args:
-        float_path, table, scheme, images, threads: as for ``layer_noise``.
-        regions: names of nodes that stay in float together; the most suspect first.
-        metric: of a Q/DQ file, larger is better, e.g. its accuracy; called once more for the
-            graph with everything quantized.
-        seconds: no further region is begun after so long.
-
-    Returns:
-        The regions that were measured, the most costly first: by ``metric_gain``, then by SQNR.
-
-    Raises:
-        ModelError: the model cannot be run, or the table lacks a tensor.
-        DataError: no images.
-        UsageError: no such scheme.
-    """
-    chosen = get_scheme(scheme)
-    model = load_onnx(float_path)
-    start = time.monotonic()
-
-    def measured(kept: Collection[str]) -> tuple[float, float | None]:
-        plan = place(model, chosen, dict.fromkeys(kept, "tried in float"))
-        quantized = insert_qdq(model, plan, table, chosen)
-        sqnr = network_sqnr(model, quantized, images, threads=threads)
-        if metric is None:
-            return sqnr, None
-        with tempfile.TemporaryDirectory() as folder:
-            save_onnx(quantized, Path(folder) / "model.onnx")
-            return sqnr, metric(Path(folder) / "model.onnx")
-
-    whole_sqnr, whole_metric = measured(())
-    costs = []
-    for region in regions:
-        if seconds is not None and time.monotonic() - start > seconds:
-            break
-        sqnr, value = measured(region)
-        gain = None if value is None or whole_metric is None else value - whole_metric
-        costs.append(RegionCost(tuple(region), sqnr - whole_sqnr, gain))
-    return sorted(costs, key=lambda cost: (-(cost.metric_gain or 0.0), -cost.sqnr_gain_db))
-
-
-def most_costly_first(
-    float_path: Path,
-    table: CalibrationTable,
-    scheme: str,
-    images: Float32,
-    *,
-    suspects: int = SUSPECTS,
-) -> list[tuple[str, str]]:
-    """Names of all quantized layers, each with what it costs, in the order to leave in float.
-
-    The ``suspects`` noisiest are tried one by one and come first, by what each gives; the rest
-    by their noise. Arguments and errors as for ``layer_noise``.
-    """
-    noise = layer_noise(float_path, table, scheme, images)
-    names = [layer.name for layer in noise.worst(suspects)]
-    costs = leave_in_float(float_path, table, scheme, images, [[name] for name in names])
-    order = [(cost.nodes[0], f"{cost.sqnr_gain_db:+.1f} dB at the output") for cost in costs]
-    rest = noise.worst(len(noise.layers))[len(names) :]
-    return order + [(layer.name, f"{layer.sqnr_db:.1f} dB SQNR") for layer in rest]
-
-
 def shadow_graph(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     """The float ``model`` and, beside each quantized layer, the same layer behind its Q/DQ pairs.
 
@@ -241,7 +151,7 @@ def shadow_graph(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Plan)
     shadow.graph.initializer.extend(extra)
     del shadow.graph.node[:]
     originals = enumerate(model.graph.node)
-    layers = set(_layers(plan))
+    layers = set(quantized_layers(plan))
     for node in quantized.graph.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -262,7 +172,8 @@ def shadow_graph(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Plan)
     return shadow
 
 
-def _layers(plan: Plan) -> list[int]:
+def quantized_layers(plan: Plan) -> list[int]:
+    """Positions of the nodes that ``place`` says run on integers, in the graph's order."""
     return [i for i, outcome in sorted(plan.outcomes.items()) if outcome is Outcome.INT8]
 
 

@@ -67,7 +67,7 @@ class Recover(Stage[Job]):
     """
 
     name = "recover"
-    version = 2
+    version = 3
     resumes = True
 
     def depends(self, job: Job) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class _Recovery:
 
     def _leave_in_float(self) -> None:
         from edgevision.quantization import emit
-        from edgevision.quantization.sensitivity import most_costly_first
+        from edgevision.quantization.output_noise import most_costly_first
 
         base, told = self.base, self.told
         images = some_images(self.job.data.train, self.job.preprocessing, IMAGES)

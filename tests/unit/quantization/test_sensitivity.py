@@ -12,7 +12,7 @@ from edgevision.export import load_onnx, save_onnx
 from edgevision.quantization import calibrate, emit, get_scheme
 from edgevision.quantization.insertion import insert_qdq
 from edgevision.quantization.placement import place
-from edgevision.quantization.sensitivity import layer_noise, leave_in_float
+from edgevision.quantization.sensitivity import layer_noise
 
 SCHEMES = ("x86-vnni", "tensorrt")
 TEXT = (
@@ -91,9 +91,7 @@ def test_the_pass_is_the_same_twice_and_wants_images(case):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_layer_with_one_huge_channel_is_found_and_worth_leaving(
-    make_model, random, tmp_path, scheme
-):
+def test_a_layer_with_one_huge_channel_is_the_noisiest(make_model, random, tmp_path, scheme):
     values = arrays(random)
     values["w1"][0] *= 300  # the activations that follow lose all others to one scale
     values["w2"][0] /= 300
@@ -102,30 +100,5 @@ def test_a_layer_with_one_huge_channel_is_found_and_worth_leaving(
     images = random.normal(size=(6, 3, 8, 8)).astype(np.float32)
     table = calibrate(path, [images], method="minmax", threads=1)
     noise = layer_noise(path, table, scheme, images, threads=1)
-    worst = next(layer for layer in noise.worst(3) if layer.operator == "Conv")
+    worst = next(layer for layer in noise.worst_first() if layer.operator == "Conv")
     assert worst.name == "Conv_2"
-    # On x86-vnni the layer in front quantizes its output for all readers, so it goes along.
-    region = ["Conv_0", "Conv_2"] if scheme == "x86-vnni" else ["Conv_2"]
-    costs = leave_in_float(path, table, scheme, images, [["Gemm_8"], region], threads=1)
-    assert [cost.nodes for cost in costs] == [tuple(region), ("Gemm_8",)], "most costly first"
-    assert costs[0].sqnr_gain_db > costs[1].sqnr_gain_db + 3
-    assert costs[0].metric_gain is None
-
-
-def test_regions_are_judged_by_the_metric_within_the_time(case):
-    path, table, images = case
-    calls = []
-
-    def metric(file):
-        calls.append(load_onnx(file))
-        return float(len(calls))
-
-    regions = [["Conv_2"], ["Gemm_8"]]
-    costs = leave_in_float(path, table, "tensorrt", images, regions, metric=metric, threads=1)
-    assert [(cost.nodes, cost.metric_gain) for cost in costs] == [
-        (("Gemm_8",), 2.0),
-        (("Conv_2",), 1.0),
-    ]
-    kinds = [sum(node.op_type == "QuantizeLinear" for node in model.graph.node) for model in calls]
-    assert kinds[0] == kinds[1] + 1 == kinds[2] + 1
-    assert leave_in_float(path, table, "tensorrt", images, regions, seconds=0, threads=1) == []
