@@ -19,6 +19,7 @@ from edgevision.pruning.search import Options
 from edgevision.pruning.widths import Prunable
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way to the narrowest width
+_IMAGES = 1024  # enough: losses are compared on the same ones
 _TIE = 1e-3  # of a group's score counts as loss, so that what costs nothing still has an order
 
 
@@ -37,7 +38,7 @@ def measured_losses(
     that leave. Batch norms take the statistics of the batch, as they would adapt to what is left.
 
     Args:
-        number: of batches that are looked at.
+        number: of batches that are looked at, at most; fewer where they hold enough images.
         progress: called with (phase, done, total).
 
     Raises:
@@ -48,10 +49,11 @@ def measured_losses(
         raise UsageError("The search for widths needs training data: give batches and loss.")
     work = _adapting(module)
     device = next(work.parameters()).device
-    data = [
-        (images.to(device), to_device(targets, device))
-        for images, targets in islice(batches(), number)
-    ]
+    data = []
+    for images, targets in islice(batches(), number):
+        data.append((images.to(device), to_device(targets, device)))
+        if sum(len(seen) for seen, _ in data) >= _IMAGES:
+            break
     if not data:
         raise ModelError("No batch to measure losses on: the training data is empty.")
     base = _loss(work, data, loss)
