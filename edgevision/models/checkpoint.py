@@ -1,4 +1,4 @@
-"""Trained networks on disk: ``model.safetensors`` and ``model.json`` in one folder, no pickle."""
+"""Trained networks on disk: weights, card, perhaps the traced network; one folder, no pickle."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgevision.errors import InputError, ModelError
 from edgevision.files import atomic_path, write_json
 from edgevision.models.create import CONVERT_HINT, PICKLES, create
 from edgevision.models.factory import check_trust, factory_sha256, is_factory
+from edgevision.models.traced import TRACED, TracedNetwork, read_traced
 from edgevision.preprocessing import Preprocessing
 
 WEIGHTS = "model.safetensors"
@@ -57,10 +58,15 @@ class ModelCard(BaseModel):
             raise ModelError(f"{CARD}: preprocessing is not usable: {error}") from error
 
 
-def save_checkpoint(folder: Path, module: nn.Module, card: ModelCard) -> None:
+def save_checkpoint(
+    folder: Path, module: nn.Module, card: ModelCard, *, traced: dict[str, Any] | None = None
+) -> None:
     """Write the network; each file appears whole or not at all, the card last.
 
     Of a network from ``file.py:factory`` the card's lineage gets the sha256 of that file.
+
+    Args:
+        traced: of ``trace_network``, so that it loads where its class is not at hand.
 
     Raises:
         ModelError: the weights hold NaN or infinity.
@@ -69,6 +75,10 @@ def save_checkpoint(folder: Path, module: nn.Module, card: ModelCard) -> None:
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     check_finite(state, str(folder))
     save_tensors(folder / WEIGHTS, state)
+    if isinstance(module, TracedNetwork):
+        traced = module.document
+    if traced is not None:
+        write_json(folder / TRACED, traced)
     sha = factory_sha256(card.reference)
     if sha is not None:
         lineage = {_FACTORY_SHA256: sha, **card.lineage}
@@ -79,6 +89,9 @@ def save_checkpoint(folder: Path, module: nn.Module, card: ModelCard) -> None:
 def load_checkpoint(folder: Path, *, trust_code: bool = False) -> tuple[nn.Module, ModelCard]:
     """The network of ``save_checkpoint``, in evaluation mode, and its card.
 
+    Where its class is not at hand, or may not run, and the checkpoint holds the traced network,
+    that is what comes back: it computes and trains alike, but cannot be pruned again.
+
     Args:
         trust_code: run the ``file.py:factory`` that the card may name, where the file is unchanged;
             so does ``EDGEVISION_TRUST_FACTORY=1``, or that the process was given it as MODEL.
@@ -88,9 +101,6 @@ def load_checkpoint(folder: Path, *, trust_code: bool = False) -> tuple[nn.Modul
             the network or the labels; the card names code that may not run.
     """
     card = load_card(folder)
-    if is_factory(card.reference):
-        expected = card.lineage.get(_FACTORY_SHA256)
-        check_trust(card.reference, folder, expected, trust_code=trust_code)
     if Path(card.reference).is_dir():
         raise ModelError(f"{folder / CARD}: 'reference' must name a network, not a folder.")
     preprocessing = card.as_preprocessing()
@@ -100,18 +110,34 @@ def load_checkpoint(folder: Path, *, trust_code: bool = False) -> tuple[nn.Modul
             f"{preprocessing.channels} channel(s)."
         )
     state = load_tensors(folder / WEIGHTS)
+    try:
+        module = _from_class(folder, card, preprocessing, trust_code)
+    except ModelError:
+        traced = read_traced(folder)
+        if traced is None:
+            raise
+        module = traced
+    load_state(module, state, folder / WEIGHTS)
+    return module.eval(), card
+
+
+def _from_class(
+    folder: Path, card: ModelCard, preprocessing: Preprocessing, trust_code: bool
+) -> nn.Module:
+    if is_factory(card.reference):
+        expected = card.lineage.get(_FACTORY_SHA256)
+        check_trust(card.reference, folder, expected, trust_code=trust_code)
     module = create(
         card.reference,
         num_classes=len(card.labels),
         in_channels=card.in_channels,
         image_size=(preprocessing.height, preprocessing.width),
     )
-    if card.structure is not None:
-        from edgevision.pruning import rebuild
+    if card.structure is None:
+        return module
+    from edgevision.pruning import rebuild
 
-        module = rebuild(module, card.structure)
-    load_state(module, state, folder / WEIGHTS)
-    return module.eval(), card
+    return rebuild(module, card.structure)
 
 
 def load_card(folder: Path) -> ModelCard:
