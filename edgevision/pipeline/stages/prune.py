@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
@@ -85,13 +86,28 @@ class Prune(Stage[Job]):
         # Told against the unpruned network: the checkpoint may have come in pruned already.
         structure = structure_of(result.module, _unpruned(job, card.reference))
         card = card.model_copy(update={"structure": structure, "metrics": metrics})
-        save_checkpoint(work / "checkpoint", result.module, card)
+        traced, why = _traced(result.module, (1, *job.preprocessing.input_shape))
+        if why:
+            card = card.model_copy(update={"lineage": {**card.lineage, "not_traced": why}})
+        save_checkpoint(work / "checkpoint", result.module, card, traced=traced)
         write_json(work / "table.json", result.to_dict())
         write_json(work / "metrics.json", metrics)
         for path in work.glob("candidate*.onnx"):
             path.unlink()
         for folder in work.glob("step-*"):
             shutil.rmtree(folder)
+
+
+def _traced(
+    module: torch.nn.Module, shape: tuple[int, ...]
+) -> tuple[dict[str, Any] | None, str | None]:
+    """The document that loads without the network's class, or why there is none."""
+    from edgevision.models.traced import trace_network
+
+    try:
+        return trace_network(module, shape), None
+    except ModelError as error:
+        return None, error.message[:500]
 
 
 def _unpruned(job: Job, reference: str) -> torch.nn.Module:
