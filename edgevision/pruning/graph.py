@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, NamedTuple
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgevision.errors import ModelError
-from edgevision.pruning.tracing import split_sizes, trace
+from edgevision.pruning.heads import Heads, find_heads, lower_attributes
+from edgevision.pruning.narrow import Removals
+from edgevision.pruning.splits import is_followed, split_sizes, store_sizes
+from edgevision.pruning.tracing import trace
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -68,19 +71,44 @@ class Graph:
     whole: Mapping[str, str]
 
 
-def find_groups(module: nn.Module, example: torch.Tensor, ignored: Collection[str]) -> Graph:
+def find_groups(
+    module: nn.Module,
+    example: torch.Tensor,
+    ignored: Collection[str],
+    *,
+    attributes: bool = True,
+) -> Graph:
     """The groups of ``module`` whose outputs are not among the ``ignored`` layer names.
+
+    Args:
+        attributes: whether groups count for which attributes of the network have to change, as
+            the number of attention heads or the sizes of a split. An exported graph cannot be
+            narrowed by them.
 
     Raises:
         ModelError: the network cannot be traced.
     """
-    graph = trace(module, example)
-    names = {layer: name for name, layer in module.named_modules()}
     groups: list[Group] = []
     whole: dict[str, str] = {}
+    if attributes:
+        found_heads, whole = find_heads(module, example)
+        groups = [
+            _head_group(module, heads)
+            for heads in found_heads
+            if not any(heads.full_name(slot) in ignored for slot in heads.slots[:-1])
+        ]
+    in_heads = {slot.name for group in groups for slot in group.slots if slot.side != "in"}
+    graph = trace(module, example, attributes=attributes)
+    names = {layer: name for name, layer in module.named_modules()}
     for found in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
         root = found[0].dep.target.module
         name = names.get(root, "")
+        if in_heads.intersection(
+            names.get(dep.target.module, "")
+            for dep, _ in found
+            if graph.is_out_channel_pruning_fn(dep.handler)
+        ):
+            continue  # narrowed by heads
         try:
             groups.extend(_read(graph, found, name, names, ignored))
         except _StaysWholeError as reason:
@@ -92,19 +120,77 @@ def remove(module: nn.Module, example: torch.Tensor, removals: Mapping[str, Sequ
     """Take the given output channels of the named root layers out of ``module``, in place.
 
     Raises:
-        ModelError: the network cannot be traced, or a group cannot be applied.
+        ModelError: the network cannot be traced, or a layer would be left without channels.
     """
+    of_heads = dict(_by_heads(module, example, removals))
     graph = trace(module, example)
-    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    names = {layer: name for name, layer in module.named_modules()}
+    gone, widths = Removals(), {}
+    parts: dict[Any, set[int]] = defaultdict(set)
     for name, channels in removals.items():
-        root = module.get_submodule(name)
-        handler = graph.get_pruner_of_module(root).prune_out_channels
-        group = graph.get_pruning_group(root, handler, list(channels))
-        if not graph.check_pruning_group(group):
-            raise ModelError(f"Pruning '{name}' would leave a layer without channels.")
-        group.prune()
-    for name in frozen:
-        module.get_parameter(name).requires_grad_(False)
+        if name in of_heads:
+            slots: Iterable[Slot] = _head_group(module, of_heads[name]).slots
+        else:
+            found = _found(graph, module.get_submodule(name))
+            slots = _slots(graph, found, names)
+            for node, lost in _parts_lost(found, channels):
+                parts[node].update(lost)
+        for slot in slots:
+            widths[slot.name, slot.side] = slot.width
+            gone.add(slot.name, slot.side, slot.channels[np.isin(slot.roots, channels)])
+    gone.apply(module, widths)
+    for node, lost in parts.items():
+        store_sizes(node, lost)
+    for name, heads in of_heads.items():
+        number = len(heads.of_channels(removals[name]))
+        attention = module.get_submodule(heads.name)
+        lower_attributes(attention, heads.attributes, heads.count, number)
+
+
+def _found(graph: Any, root: nn.Module) -> Any:
+    """torch-pruning's group of all output channels of ``root``."""
+    pruner = graph.get_pruner_of_module(root)
+    channels = list(range(pruner.get_out_channels(root)))
+    return graph.get_pruning_group(root, pruner.prune_out_channels, channels)
+
+
+def _parts_lost(found: Any, roots: Sequence[int]) -> Iterator[tuple[Any, list[int]]]:
+    """The followed splits of a group, with their channels that leave with ``roots``."""
+    for position, (dep, channels) in enumerate(found):
+        if is_followed(dep.target):
+            lost = np.asarray(channels)[np.isin(found[position].root_idxs, roots)]
+            yield dep.target, lost.tolist()
+
+
+def _by_heads(
+    module: nn.Module, example: torch.Tensor, roots: Collection[str]
+) -> Iterator[tuple[str, Heads]]:
+    """The roots whose channels leave head by head."""
+    for heads in find_heads(module, example, roots)[0]:
+        root = heads.full_name(heads.slots[0])
+        if root in roots:
+            yield root, heads
+
+
+def _head_group(module: nn.Module, heads: Heads) -> Group:
+    """The group of an attention's heads: a unit is a head."""
+    root = heads.slots[0]
+    slots = []
+    for slot in heads.slots:
+        name, each = heads.full_name(slot), slot.channels.shape[1]
+        parts = [np.resize(channels, each) for channels in root.channels]
+        layer = _named(module, name)
+        slots.append(
+            Slot(name, layer, slot.side, slot.width, slot.channels.ravel(), np.concatenate(parts))
+        )
+    name = heads.full_name(root)
+    return Group(name, name, root.width, tuple(slots), tuple(root.channels))
+
+
+def _named(module: nn.Module, name: str) -> Any:
+    """The layer or parameter ``name``."""
+    owner, _, key = name.rpartition(".")
+    return getattr(module.get_submodule(owner), key)
 
 
 def _read(
@@ -160,18 +246,18 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
 
 
 def _splits(found: Any) -> Iterator[Slot]:
-    """The splits of the group: their parts are equal, and must stay so."""
+    """The splits of the group whose parts must stay equal."""
     for position, (dep, channels) in enumerate(found):
-        sizes = split_sizes(dep.target)
-        if sizes is None:
+        split = split_sizes(dep.target)
+        if split is None or split.is_free:
             continue
-        if len(set(sizes)) != 1:
+        if not split.is_followed:
             raise _StaysWholeError("its channels go through a split that cannot be followed")
         yield Slot(
             "a split",
             dep.target.module,
             "both",
-            sum(sizes),
+            sum(split.sizes),
             np.asarray(channels, dtype=np.int64),
             np.asarray(found[position].root_idxs, dtype=np.int64),
         )

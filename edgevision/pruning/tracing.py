@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from edgevision.errors import ModelError
 from edgevision.lazy import require
+from edgevision.pruning.splits import Split, follow, split_of
+from edgevision.pruning.whole import forget
 
 _HINT = (
     "Pruning needs one image tensor in, outputs that are differentiable with respect to the "
@@ -21,15 +23,19 @@ _HINT = (
 )
 
 
-def trace(module: nn.Module, example: torch.Tensor) -> Any:
+def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) -> Any:
     """torch-pruning's dependency graph of ``module``, traced with ``example`` in eval mode.
+
+    Args:
+        attributes: whether splits are followed whose sizes an attribute of the network holds.
 
     Raises:
         ModelError: the forward pass fails, or its output does not depend on the weights.
     """
     tp = require("torch_pruning")  # on use: rebuilding a stored network does without
     graph = tp.DependencyGraph()
-    seen = _Channels()
+    seen = _Channels(module, attributes)
+    forget(module)
     # torch-pruning takes a concatenation for one of channels only if the layer behind it reads
     # as many as go in, which a flatten between them hides.
     graph.REGISTERED_PRUNERS[tp.ops.OPTYPE.CONCAT].get_in_channels = lambda layer: (
@@ -50,6 +56,7 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
                 f"{tuple(example.shape)}: {type(error).__name__}: {error}",
                 hint=_HINT,
             ) from error
+    forget(module)
     weighted = (nn.modules.conv._ConvNd, nn.Linear)
     if not any(isinstance(layer, weighted) for layer in graph.module2node):
         raise ModelError(
@@ -59,36 +66,12 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
         )
     for node in graph.module2node.values():
         if node.type == tp.ops.OPTYPE.SPLIT and node.grad_fn in seen.splits:
-            _order_split(node, seen.splits[node.grad_fn])
+            follow(node, seen.splits[node.grad_fn])
         elif node.type == tp.ops.OPTYPE.CONCAT:
             node.module.concat_sizes = None
         for dep in node.dependencies:  # derived anew from the sizes, on the next use
             dep.index_mapping = [None, None]
     return graph
-
-
-def split_sizes(node: Any) -> tuple[int, ...] | None:
-    """Channels of each part if ``node`` is a split, none if it cannot be followed, else None."""
-    if type(node.module).__name__ != "_SplitOp":
-        return None
-    return tuple(node.module.split_sizes) if getattr(node.module, "in_order", False) else ()
-
-
-def _order_split(node: Any, sizes: list[int]) -> None:
-    """Put the readers of a split in the order of its parts, as the graph takes them to be."""
-    reads = {
-        (part, reader)
-        for reader in node.outputs
-        for origin, part in reader.grad_fn.next_functions
-        if origin is node.grad_fn
-    }
-    if sorted(part for part, _ in reads) != list(range(len(sizes))):
-        return  # a part that nobody reads, or several
-    by_part = dict(reads)
-    node.outputs = [by_part[part] for part in range(len(sizes))]
-    node.module.split_sizes = sizes
-    node.module.offsets = [sum(sizes[:part]) for part in range(len(sizes) + 1)]
-    node.module.in_order = True
 
 
 @contextmanager
@@ -107,10 +90,26 @@ def all_trainable(module: nn.Module) -> Iterator[None]:
 class _Channels(TorchFunctionMode):
     """Remembers the autograd nodes that join or split the channels of images or rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module, attributes: bool) -> None:
         super().__init__()
+        self._attributes = attributes
         self.concatenations: set[Any] = set()
-        self.splits: dict[Any, list[int]] = {}
+        self.splits: dict[Any, Split] = {}
+        self._module = module
+        self._running: list[nn.Module] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Any:
+        for layer in self._module.modules():
+            before = layer.register_forward_pre_hook(lambda layer, _: self._running.append(layer))
+            after = layer.register_forward_hook(lambda *_: self._running.pop() and None)
+            self._hooks += [before, after]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -121,7 +120,8 @@ class _Channels(TorchFunctionMode):
             if result.ndim in (2, 4) and along % result.ndim == 1:
                 self.concatenations.add(result.grad_fn)
         elif name in ("chunk", "split", "split_with_sizes") and args[0].ndim in (2, 4):
-            sizes = [part.shape[1] for part in result]
-            if sum(sizes) == args[0].shape[1]:
-                self.splits[result[0].grad_fn] = sizes
+            if sum(part.shape[1] for part in result) == args[0].shape[1]:
+                asked = args[1] if len(args) > 1 else next(iter(kwargs.values()), None)
+                owner = self._running[-1] if self._running and self._attributes else None
+                self.splits[result[0].grad_fn] = split_of(result, asked, 1, owner)
         return result
