@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, NamedTuple
@@ -12,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgevision.pruning.heads import Heads, find_heads, lower_attributes
-from edgevision.pruning.narrow import Removals
-from edgevision.pruning.splits import is_followed, split_sizes, store_sizes
+from edgevision.pruning.by_groups import is_by_groups, outputs_of
+from edgevision.pruning.heads import Heads, find_heads
+from edgevision.pruning.narrow import Removals, Sizes
+from edgevision.pruning.splits import split_of_node
 from edgevision.pruning.tracing import trace
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -45,6 +45,7 @@ class Group:
     of each block where a grouped convolution or a group norm needs equal blocks. All units reach
     the same layers in the same way; where a root's channels do not, as when a sum reads a
     concatenation, each kind of them is a group, named "root[0]", "root[1]" and so on.
+    ``sizes`` are attributes of the network that change with the group.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Group:
     channels: int
     slots: tuple[Slot, ...]
     units: tuple[Ints, ...]
+    sizes: tuple[Sizes, ...] = ()
 
     def layer_units(self, slot: Slot) -> Ints:
         """int64 (units,): channels of ``slot`` that each unit removes."""
@@ -100,8 +102,7 @@ def find_groups(
     in_heads = {slot.name for group in groups for slot in group.slots if slot.side != "in"}
     graph = trace(module, example, attributes=attributes)
     names = {layer: name for name, layer in module.named_modules()}
-    for found in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
-        root = found[0].dep.target.module
+    for root, found in _all_groups(graph):
         name = names.get(root, "")
         if in_heads.intersection(
             names.get(dep.target.module, "")
@@ -116,60 +117,43 @@ def find_groups(
     return Graph(tuple(groups), whole)
 
 
-def remove(module: nn.Module, example: torch.Tensor, removals: Mapping[str, Sequence[int]]) -> None:
+def remove(module: nn.Module, graph: Graph, removals: Mapping[str, Sequence[int]]) -> None:
     """Take the given output channels of the named root layers out of ``module``, in place.
 
+    Args:
+        module: the network whose groups ``graph`` has, or a copy of it.
+
     Raises:
-        ModelError: the network cannot be traced, or a layer would be left without channels.
+        ModelError: a layer would be left without channels; the module is unchanged then.
     """
-    of_heads = dict(_by_heads(module, example, removals))
-    graph = trace(module, example)
-    names = {layer: name for name, layer in module.named_modules()}
-    gone, widths = Removals(), {}
-    parts: dict[Any, set[int]] = defaultdict(set)
+    by_root = {group.root: group for group in graph.groups}
+    gone = Removals()
     for name, channels in removals.items():
-        if name in of_heads:
-            slots: Iterable[Slot] = _head_group(module, of_heads[name]).slots
-        else:
-            found = _found(graph, module.get_submodule(name))
-            slots = _slots(graph, found, names)
-            for node, lost in _parts_lost(found, channels):
-                parts[node].update(lost)
-        for slot in slots:
-            widths[slot.name, slot.side] = slot.width
-            gone.add(slot.name, slot.side, slot.channels[np.isin(slot.roots, channels)])
-    gone.apply(module, widths)
-    for node, lost in parts.items():
-        store_sizes(node, lost)
-    for name, heads in of_heads.items():
-        number = len(heads.of_channels(removals[name]))
-        attention = module.get_submodule(heads.name)
-        lower_attributes(attention, heads.attributes, heads.count, number)
+        for slot in by_root[name].slots:
+            lost = slot.channels[np.isin(slot.roots, channels)]
+            gone.add(slot.name, slot.side, slot.width, lost)
+        for sizes in by_root[name].sizes:
+            gone.add_sizes(sizes, sizes.channels[np.isin(sizes.roots, channels)])
+    gone.apply(module)
 
 
-def _found(graph: Any, root: nn.Module) -> Any:
-    """torch-pruning's group of all output channels of ``root``."""
-    pruner = graph.get_pruner_of_module(root)
-    channels = list(range(pruner.get_out_channels(root)))
-    return graph.get_pruning_group(root, pruner.prune_out_channels, channels)
+def _all_groups(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
+    """torch-pruning's groups of all output channels, each with its root layer.
 
-
-def _parts_lost(found: Any, roots: Sequence[int]) -> Iterator[tuple[Any, list[int]]]:
-    """The followed splits of a group, with their channels that leave with ``roots``."""
-    for position, (dep, channels) in enumerate(found):
-        if is_followed(dep.target):
-            lost = np.asarray(channels)[np.isin(found[position].root_idxs, roots)]
-            yield dep.target, lost.tolist()
-
-
-def _by_heads(
-    module: nn.Module, example: torch.Tensor, roots: Collection[str]
-) -> Iterator[tuple[str, Heads]]:
-    """The roots whose channels leave head by head."""
-    for heads in find_heads(module, example, roots)[0]:
-        root = heads.full_name(heads.slots[0])
-        if root in roots:
-            yield root, heads
+    A convolution by groups is no root: it goes with what it reads.
+    """
+    seen: set[Any] = set()
+    for layer in list(graph.module2node):
+        weighted = isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear))
+        if not weighted or layer in seen or is_by_groups(layer):
+            continue
+        pruner = graph.get_pruner_of_module(layer)
+        channels = list(range(pruner.get_out_channels(layer)))
+        found = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
+        seen.update(
+            dep.target.module for dep, _ in found if graph.is_out_channel_pruning_fn(dep.handler)
+        )
+        yield layer, found
 
 
 def _head_group(module: nn.Module, heads: Heads) -> Group:
@@ -183,8 +167,13 @@ def _head_group(module: nn.Module, heads: Heads) -> Group:
         slots.append(
             Slot(name, layer, slot.side, slot.width, slot.channels.ravel(), np.concatenate(parts))
         )
+    sizes = []
+    for owner, key, value in heads.attributes:
+        each = value // heads.count
+        channels = np.arange(value, dtype=np.int64)
+        sizes.append(Sizes(owner, key, (value,), channels, root.channels[:, 0].repeat(each)))
     name = heads.full_name(root)
-    return Group(name, name, root.width, tuple(slots), tuple(root.channels))
+    return Group(name, name, root.width, tuple(slots), tuple(root.channels), tuple(sizes))
 
 
 def _named(module: nn.Module, name: str) -> Any:
@@ -199,6 +188,7 @@ def _read(
     root = found[0].dep.target.module
     channels = int(graph.get_out_channels(root))
     splits = tuple(_splits(found))
+    sizes = tuple(_sizes(found, names))
     slots = tuple(_slots(graph, found, names))
     for slot in slots:
         _check_slot(graph, slot, ignored)
@@ -206,7 +196,7 @@ def _read(
     units = _units(graph, root, channels, (*slots, *splits))
     if len(units) < 2:
         raise _StaysWholeError("its channels can only leave all together")
-    whole = Group(name, name, channels, slots, units)
+    whole = Group(name, name, channels, slots, units, sizes)
     reach = np.stack([whole.layer_units(slot) for slot in slots], axis=1)
     kinds: dict[bytes, list[Ints]] = {}
     for unit, row in zip(units, reach, strict=True):
@@ -215,7 +205,7 @@ def _read(
         yield whole
         return
     for number, alike in enumerate(kinds.values()):
-        yield Group(f"{name}[{number}]", name, channels, slots, tuple(alike))
+        yield Group(f"{name}[{number}]", name, channels, slots, tuple(alike), sizes)
 
 
 def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
@@ -235,6 +225,9 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
         if width is None:  # one weight for all channels, as PReLU may have
             continue
         both = out and graph.is_in_channel_pruning_fn(dep.handler)
+        if is_by_groups(layer):
+            number = width // layer.groups
+            channels, roots = outputs_of(layer, channels), np.repeat(roots, number)
         yield Slot(
             name,
             layer,
@@ -248,7 +241,7 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
 def _splits(found: Any) -> Iterator[Slot]:
     """The splits of the group whose parts must stay equal."""
     for position, (dep, channels) in enumerate(found):
-        split = split_sizes(dep.target)
+        split = split_of_node(dep.target)
         if split is None or split.is_free:
             continue
         if not split.is_followed:
@@ -261,6 +254,20 @@ def _splits(found: Any) -> Iterator[Slot]:
             np.asarray(channels, dtype=np.int64),
             np.asarray(found[position].root_idxs, dtype=np.int64),
         )
+
+
+def _sizes(found: Any, names: Mapping[Any, str]) -> Iterator[Sizes]:
+    """The attributes that hold the sizes of the group's splits."""
+    for position, (dep, channels) in enumerate(found):
+        split = split_of_node(dep.target)
+        if split is not None and split.attribute is not None:
+            yield Sizes(
+                names[split.owner],
+                split.attribute,
+                split.sizes,
+                np.asarray(channels, dtype=np.int64),
+                np.asarray(found[position].root_idxs, dtype=np.int64),
+            )
 
 
 def _check_slot(graph: Any, slot: Slot, ignored: Collection[str]) -> None:

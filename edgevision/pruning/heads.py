@@ -24,6 +24,7 @@ from edgevision.pruning.tracing import all_trainable
 from edgevision.pruning.whole import forget
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+Attribute = tuple[str, str, int]
 Dense = (nn.modules.conv._ConvNd, nn.Linear)
 _Norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _ATTRIBUTES = 5  # that may have to change; more are not tried
@@ -47,41 +48,26 @@ class HeadSlot:
 class Heads:
     """The heads of the attention ``name``; the first slot is the root of their group.
 
-    ``attributes`` are the (submodule, attribute) that shrink with the number of heads.
+    ``attributes`` are (module, attribute, present value) that shrink with the number of heads.
     """
 
     name: str
     count: int
     slots: tuple[HeadSlot, ...]
-    attributes: tuple[tuple[str, str], ...]
+    attributes: tuple[Attribute, ...]
 
     def full_name(self, slot: HeadSlot) -> str:
         """Name of the slot's layer or parameter in the network."""
-        return f"{self.name}.{slot.name}" if self.name else slot.name
-
-    def of_channels(self, channels: Collection[int]) -> list[int]:
-        """The heads that have any of the root's ``channels``."""
-        gone = np.isin(self.slots[0].channels, list(channels)).any(axis=1)
-        return [int(head) for head in np.flatnonzero(gone)]
+        return f"{self.name}.{slot.name}"
 
 
 class _NoHeadsError(Exception):
     """The heads cannot be told apart, or not be removed; the message says why."""
 
 
-def find_heads(
-    module: nn.Module, example: torch.Tensor, roots: Collection[str] | None = None
-) -> tuple[list[Heads], dict[str, str]]:
-    """Heads of each attention in ``module``, and of the others the reason they stay whole.
-
-    Args:
-        roots: look only at attentions with one of these layers inside.
-    """
-    places = {
-        name: number
-        for name, number in _attentions(module).items()
-        if roots is None or any(root.startswith(f"{name}.") for root in roots)
-    }
+def find_heads(module: nn.Module, example: torch.Tensor) -> tuple[list[Heads], dict[str, str]]:
+    """Heads of each attention in ``module``, and of the others the reason they stay whole."""
+    places = _attentions(module)
     found: list[Heads] = []
     whole: dict[str, str] = {}
     forget(module)
@@ -102,9 +88,7 @@ def _attentions(module: nn.Module) -> dict[str, int]:
     """Innermost modules with a number of heads above 1 and layers to narrow: name → heads."""
     found: dict[str, int] = {}
     for name, layer in reversed(list(module.named_modules())):
-        number = next(
-            (value for key, value in vars(layer).items() if _is_heads(key, value)), None
-        )
+        number = next((value for key, value in vars(layer).items() if _is_heads(key, value)), None)
         dense = sum(isinstance(inner, Dense) for inner in layer.modules())
         inside = any(other.startswith(f"{name}.") for other in found)
         if name and number is not None and dense > 1 and not inside:
@@ -145,7 +129,8 @@ def _heads(attention: nn.Module, name: str, number: int, args: Any, kwargs: Any)
         slots = _slots(attention, seen, number)
     forget(attention)
     attributes = _attributes(attention, slots, number, args, kwargs)
-    return Heads(name, number, slots, attributes)
+    owned = [(f"{name}.{owner}" if owner else name, key, v) for owner, key, v in attributes]
+    return Heads(name, number, slots, tuple(owned))
 
 
 @torch.no_grad()
@@ -199,9 +184,7 @@ def _slots(attention: nn.Module, seen: _Run, number: int) -> tuple[HeadSlot, ...
     own = {
         name: parameter
         for name, parameter in attention.named_parameters()
-        if not isinstance(
-            attention.get_submodule(name.rpartition(".")[0]), (*Dense, *_Norms)
-        )
+        if not isinstance(attention.get_submodule(name.rpartition(".")[0]), (*Dense, *_Norms))
     }
     layouts = np.arange(width).reshape(number, -1), np.arange(width).reshape(-1, number).T
     for layout in layouts:
@@ -288,19 +271,19 @@ def _is_dense(layer: nn.Module) -> bool:
 
 def _attributes(
     attention: nn.Module, slots: Sequence[HeadSlot], number: int, args: Any, kwargs: Any
-) -> tuple[tuple[str, str], ...]:
+) -> tuple[Attribute, ...]:
     """The attributes with which the attention runs rightly without some of its heads."""
     widths = {slot.width for slot in slots}
-    counts: list[tuple[str, str]] = []
-    sizes: list[tuple[str, str]] = []
+    counts: list[Attribute] = []
+    sizes: list[Attribute] = []
     for name, layer in attention.named_modules():
         if isinstance(layer, (*Dense, *_Norms)):
             continue
         for key, value in vars(layer).items():
             if _is_heads(key, value) and value == number:
-                counts.append((name, key))
+                counts.append((name, key, value))
             elif type(value) is int and value in widths and value % number == 0:
-                sizes.append((name, key))
+                sizes.append((name, key, value))
     gone = range(0, number, 2) if number > 2 else range(1)
     error = "no attribute fits"
     want = _output(_silent(attention, slots[-1], gone), args, kwargs)
@@ -318,7 +301,7 @@ def _attributes(
     raise _NoHeadsError(error)
 
 
-def _subsets(items: Sequence[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], ...]]:
+def _subsets(items: Sequence[Attribute]) -> Iterator[tuple[Attribute, ...]]:
     """All of them, none of them, then the ways between."""
     yield tuple(items)
     for size in range(len(items)):
@@ -345,22 +328,13 @@ def _silent(attention: nn.Module, reader: HeadSlot, gone: Sequence[int]) -> nn.M
 def _narrow(
     attention: nn.Module,
     slots: Sequence[HeadSlot],
-    attributes: Sequence[tuple[str, str]],
+    attributes: Sequence[Attribute],
     number: int,
     gone: Sequence[int],
 ) -> None:
     removals = Removals()
     for slot in slots:
-        removals.add(slot.name, slot.side, slot.channels[list(gone)].ravel())
-    removals.apply(attention, {(slot.name, slot.side): slot.width for slot in slots})
-    lower_attributes(attention, attributes, number, len(gone))
-
-
-def lower_attributes(
-    attention: nn.Module, attributes: Sequence[tuple[str, str]], number: int, gone: int
-) -> None:
-    """Take the share of ``gone`` of ``number`` heads from the attributes, in place."""
-    for name, key in attributes:
-        owner = attention.get_submodule(name)
-        value = getattr(owner, key)
-        setattr(owner, key, value - gone * (value // number))
+        removals.add(slot.name, slot.side, slot.width, slot.channels[list(gone)].ravel())
+    removals.apply(attention)
+    for owner, key, value in attributes:
+        setattr(attention.get_submodule(owner), key, value - len(gone) * (value // number))

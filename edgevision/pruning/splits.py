@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -36,15 +36,15 @@ class Split:
         return self.is_free or len(set(self.sizes)) == 1
 
 
-def split_of(result: Sequence[Any], asked: Any, dim: int, owner: nn.Module | None) -> Split:
-    """What a call of ``split`` or ``chunk`` along ``dim`` did.
+def split_of(result: Sequence[Any], asked: Any, owner: nn.Module | None) -> Split:
+    """What a call of ``split`` or ``chunk`` over the channels did.
 
     Args:
         result: the parts.
         asked: second argument of the call.
         owner: the module in whose forward it happens.
     """
-    sizes = tuple(int(part.shape[dim]) for part in result)
+    sizes = tuple(int(part.shape[1]) for part in result)
     attributes = vars(owner) if owner is not None else {}
     for name, value in attributes.items():
         if isinstance(value, (list, tuple)) and (value is asked or tuple(value) == sizes):
@@ -56,17 +56,12 @@ def split_of(result: Sequence[Any], asked: Any, dim: int, owner: nn.Module | Non
     return Split(sizes)
 
 
-def split_sizes(node: Any) -> Split | None:
+def split_of_node(node: Any) -> Split | None:
     """What is known of ``node`` if it is a split: without parts if it cannot be followed."""
     if type(node.module).__name__ != "_SplitOp":
         return None
     found: Split = getattr(node.module, "followed", Split(()))
     return found
-
-
-def is_followed(node: Any) -> bool:
-    """Whether ``node`` is a split whose parts are known."""
-    return hasattr(node.module, "followed")
 
 
 def follow(node: Any, split: Split) -> None:
@@ -84,17 +79,3 @@ def follow(node: Any, split: Split) -> None:
     node.module.split_sizes = list(split.sizes)
     node.module.followed = split
     node.module.offsets = [0, *accumulate(split.sizes)]
-
-
-def store_sizes(node: Any, lost: Collection[int]) -> None:
-    """Write the sizes without the channels ``lost`` to the attribute that the network reads."""
-    split = node.module.followed
-    if split.attribute is None:
-        return
-    ends = list(accumulate(split.sizes))
-    sizes = [
-        size - sum(end - size <= channel < end for channel in lost)
-        for size, end in zip(split.sizes, ends, strict=True)
-    ]
-    kind = type(getattr(split.owner, split.attribute))
-    setattr(split.owner, split.attribute, sizes[0] if kind is int else kind(sizes))

@@ -106,8 +106,7 @@ def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...] | list[int]]:
         for key, value in vars(layer).items()
         if not key.startswith("_")
         and (
-            _is_int(value)
-            or (type(value) in (tuple, list) and value and all(map(_is_int, value)))
+            _is_int(value) or (type(value) in (tuple, list) and value and all(map(_is_int, value)))
         )
     }
 

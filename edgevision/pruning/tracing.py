@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgevision.errors import ModelError
 from edgevision.lazy import require
+from edgevision.pruning.by_groups import tie_sides
 from edgevision.pruning.splits import Split, follow, split_of
 from edgevision.pruning.whole import forget
 
@@ -69,9 +70,22 @@ def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) 
             follow(node, seen.splits[node.grad_fn])
         elif node.type == tp.ops.OPTYPE.CONCAT:
             node.module.concat_sizes = None
+        elif node.type == tp.ops.OPTYPE.SLICE and _is_spatial(node):
+            node.type = tp.ops.OPTYPE.ELEMENTWISE
         for dep in node.dependencies:  # derived anew from the sizes, on the next use
             dep.index_mapping = [None, None]
+    tie_sides(graph)
     return graph
+
+
+def _is_spatial(node: Any) -> bool:
+    """Whether a slice along axis 1 is one of rows, in NHWC: the columns are sliced beside it."""
+    beside = [
+        other.module.dim
+        for other in (*node.inputs, *node.outputs)
+        if type(other.module).__name__ == "_SliceOp"
+    ]
+    return node.module.dim == 1 and 2 in beside
 
 
 @contextmanager
@@ -101,10 +115,15 @@ class _Channels(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         for layer in self._module.modules():
-            before = layer.register_forward_pre_hook(lambda layer, _: self._running.append(layer))
-            after = layer.register_forward_hook(lambda *_: self._running.pop() and None)
-            self._hooks += [before, after]
+            self._hooks.append(layer.register_forward_pre_hook(self._begin))
+            self._hooks.append(layer.register_forward_hook(self._end))
         return super().__enter__()
+
+    def _begin(self, layer: nn.Module, _: Any) -> None:
+        self._running.append(layer)
+
+    def _end(self, *_: Any) -> None:
+        self._running.pop()
 
     def __exit__(self, *error: Any) -> None:
         for hook in self._hooks:
@@ -119,9 +138,12 @@ class _Channels(TorchFunctionMode):
             along = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
             if result.ndim in (2, 4) and along % result.ndim == 1:
                 self.concatenations.add(result.grad_fn)
-        elif name in ("chunk", "split", "split_with_sizes") and args[0].ndim in (2, 4):
-            if sum(part.shape[1] for part in result) == args[0].shape[1]:
-                asked = args[1] if len(args) > 1 else next(iter(kwargs.values()), None)
-                owner = self._running[-1] if self._running and self._attributes else None
-                self.splits[result[0].grad_fn] = split_of(result, asked, 1, owner)
+        elif (
+            name in ("chunk", "split", "split_with_sizes")
+            and args[0].ndim in (2, 4)
+            and sum(part.shape[1] for part in result) == args[0].shape[1]
+        ):
+            asked = args[1] if len(args) > 1 else next(iter(kwargs.values()), None)
+            owner = self._running[-1] if self._running and self._attributes else None
+            self.splits[result[0].grad_fn] = split_of(result, asked, owner)
         return result

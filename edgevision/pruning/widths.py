@@ -17,7 +17,6 @@ from torch import nn
 from edgevision.errors import ModelError
 from edgevision.pruning.graph import Group, Ints
 
-
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 

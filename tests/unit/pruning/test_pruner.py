@@ -287,14 +287,15 @@ def test_pruned_equals_masked(blocks: list[tuple[str, int]], share: float, seed:
     example = torch.zeros(1, 3, 12, 12)
     generator = torch.Generator().manual_seed(seed)
     removals: dict[str, list[int]] = {}
-    for group in find_groups(module, example, {"head"}).groups:
+    graph = find_groups(module, example, {"head"})
+    for group in graph.groups:
         number = min(int(share * len(group.units)), len(group.units) - 1)
         picked = torch.randperm(len(group.units), generator=generator)[:number].tolist()
         if picked:
             channels = [int(c) for unit in picked for c in group.units[unit]]
             removals.setdefault(group.root, []).extend(channels)
     narrow = copy.deepcopy(module)
-    remove(narrow, example, removals)
+    remove(narrow, graph, removals)
     twin = masked(module, example, removals)
     images = torch.randn(2, 3, 12, 12, generator=generator)
     with torch.no_grad():
