@@ -68,9 +68,10 @@ class _Outputs:
 
 @dataclass(frozen=True)
 class _Groups:
-    """From output channels to their groups; each of a group's channels leads to it."""
+    """From output channels to their groups, each group once."""
 
     number: int
 
     def __call__(self, indices: list[Any]) -> list[Any]:
-        return [index._replace(idx=index.idx // self.number) for index in indices]
+        first = {index.idx // self.number: index for index in reversed(indices)}
+        return [first[group]._replace(idx=group) for group in sorted(first)]

@@ -102,18 +102,31 @@ def find_groups(
     in_heads = {slot.name for group in groups for slot in group.slots if slot.side != "in"}
     graph = trace(module, example, attributes=attributes)
     names = {layer: name for name, layer in module.named_modules()}
-    for root, found in _all_groups(graph):
+    told = set(in_heads)  # layers whose group is known, or known to stay whole
+    read = set(in_heads)
+    for root in list(graph.module2node):
         name = names.get(root, "")
-        if in_heads.intersection(
+        if not _is_root(root) or name in read:
+            continue
+        found = _found(graph, root)
+        outs = {
             names.get(dep.target.module, "")
             for dep, _ in found
             if graph.is_out_channel_pruning_fn(dep.handler)
-        ):
-            continue  # narrowed by heads
+        }
         try:
+            if outs & in_heads:
+                continue
             groups.extend(_read(graph, found, name, names, ignored))
         except _StaysWholeError as reason:
-            whole[name] = str(reason)
+            # A layer of the group may reach more than this one, and be a root that works.
+            if name not in told:
+                whole[name] = str(reason)
+        else:
+            read |= outs
+            for other in outs & whole.keys():
+                del whole[other]
+        told |= outs
     return Graph(tuple(groups), whole)
 
 
@@ -137,23 +150,16 @@ def remove(module: nn.Module, graph: Graph, removals: Mapping[str, Sequence[int]
     gone.apply(module)
 
 
-def _all_groups(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
-    """torch-pruning's groups of all output channels, each with its root layer.
+def _is_root(layer: Any) -> bool:
+    """Whether a group may be named after ``layer``; one by groups goes with what it reads."""
+    return isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and not is_by_groups(layer)
 
-    A convolution by groups is no root: it goes with what it reads.
-    """
-    seen: set[Any] = set()
-    for layer in list(graph.module2node):
-        weighted = isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear))
-        if not weighted or layer in seen or is_by_groups(layer):
-            continue
-        pruner = graph.get_pruner_of_module(layer)
-        channels = list(range(pruner.get_out_channels(layer)))
-        found = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
-        seen.update(
-            dep.target.module for dep, _ in found if graph.is_out_channel_pruning_fn(dep.handler)
-        )
-        yield layer, found
+
+def _found(graph: Any, root: nn.Module) -> Any:
+    """torch-pruning's group of all output channels of ``root``."""
+    pruner = graph.get_pruner_of_module(root)
+    channels = list(range(pruner.get_out_channels(root)))
+    return graph.get_pruning_group(root, pruner.prune_out_channels, channels)
 
 
 def _head_group(module: nn.Module, heads: Heads) -> Group:

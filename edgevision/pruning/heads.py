@@ -29,6 +29,7 @@ Dense = (nn.modules.conv._ConvNd, nn.Linear)
 _Norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _ATTRIBUTES = 5  # that may have to change; more are not tried
 _RTOL = 1e-3
+_SCALES = (1.0, -1.0, 8.0, -8.0)  # of the noise that is looked at
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,28 @@ def _heads(attention: nn.Module, name: str, number: int, args: Any, kwargs: Any)
         raise _NoHeadsError("it takes no tensor")
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(args[0].shape, generator=generator).to(args[0])
-    args = (noise, *args[1:])
     attention = _lively(attention)
     with torch.enable_grad(), all_trainable(attention):
-        seen = _Run(attention, args, kwargs)
-        slots = _slots(attention, seen, number)
+        slots = _probed(attention, number, noise, args[1:], kwargs)
     forget(attention)
-    attributes = _attributes(attention, slots, number, args, kwargs)
+    attributes = _attributes(attention, slots, number, (noise, *args[1:]), kwargs)
     owned = [(f"{name}.{owner}" if owner else name, key, v) for owner, key, v in attributes]
     return Heads(name, number, slots, tuple(owned))
+
+
+def _probed(
+    attention: nn.Module, number: int, noise: torch.Tensor, others: Any, kwargs: Any
+) -> tuple[HeadSlot, ...]:
+    """The slots, from as many passes as it takes: an activation may hide a channel in one."""
+    runs: list[_Run] = []
+    for scale in _SCALES:
+        forget(attention)
+        runs.append(_Run(attention, (noise * scale, *others), kwargs))
+        try:
+            return _slots(attention, runs, number)
+        except _NoHeadsError as reason:
+            error = reason
+    raise error
 
 
 @torch.no_grad()
@@ -174,13 +188,13 @@ class _Run:
         self.read = inputs[self.reader]
 
 
-def _slots(attention: nn.Module, seen: _Run, number: int) -> tuple[HeadSlot, ...]:
+def _slots(attention: nn.Module, runs: Sequence[_Run], number: int) -> tuple[HeadSlot, ...]:
     """Every slot, the first dense layer's output first; the output projection's input last."""
-    reader = attention.get_submodule(seen.reader)
-    axis, width = _channels_of(reader, seen.read, "in")
+    reader = runs[0].reader
+    axis, width = _channels_of(attention.get_submodule(reader), runs[0].read, "in")
     if width % number:
         raise _NoHeadsError(f"{width} channels are no multiple of {number} heads")
-    tensors = {name: out for name, out in seen.outputs.items() if name != seen.reader}
+    layers = [name for name in runs[0].outputs if name != reader]
     own = {
         name: parameter
         for name, parameter in attention.named_parameters()
@@ -188,67 +202,70 @@ def _slots(attention: nn.Module, seen: _Run, number: int) -> tuple[HeadSlot, ...
     }
     layouts = np.arange(width).reshape(number, -1), np.arange(width).reshape(-1, number).T
     for layout in layouts:
-        reached = _reached(seen.read, axis, layout, [*tensors.values(), *own.values()])
-        slots: list[HeadSlot] | None = []
-        for (name, tensor), maps in zip((*tensors.items(), *own.items()), reached, strict=True):
-            slot = _slot(attention, name, tensor, maps, is_parameter=name in own)
-            if isinstance(slot, str):
-                slots = None
-                break
-            if slot is not None:
-                slots.append(slot)  # type: ignore[union-attr]
-        if slots is None:
+        maps = [
+            _reached(run.read, axis, layout, [*(run.outputs[n] for n in layers), *own.values()])
+            for run in runs
+        ]
+        slots = []
+        for name, reached in zip((*layers, *own), zip(*maps, strict=True), strict=True):
+            used = torch.stack(reached).any(0)
+            slots.append(_slot(attention, name, used, is_parameter=name in own))
+        if "mixed" in slots:
             continue
-        roots = [s for s in slots if s.name in tensors and s.side == "out"]
+        found = [slot for slot in slots if isinstance(slot, HeadSlot)]
+        roots = [slot for slot in found if slot.side == "out"]
         if roots:
-            others = [slot for slot in slots if slot is not roots[0]]
-            last = HeadSlot(seen.reader, "in", width, layout.astype(np.int64))
+            others = [slot for slot in found if slot is not roots[0]]
+            last = HeadSlot(reader, "in", width, layout.astype(np.int64))
             return (roots[0], *others, last)
     raise _NoHeadsError("their channels cannot be told apart")
 
 
 def _reached(
     read: torch.Tensor, axis: int, layout: Ints, tensors: list[torch.Tensor]
-) -> list[Sequence[torch.Tensor | None]]:
-    """For each tensor, by head: the gradient of what the head writes."""
+) -> list[torch.Tensor]:
+    """For each tensor bool (heads, *its shape): what each head's part of ``read`` depends on."""
     generator = torch.Generator().manual_seed(1)
     weights = torch.rand(read.shape, generator=generator).to(read) + 0.5
-    by_head = []
-    for channels in layout:
+    found = [
+        torch.zeros((len(layout), *tensor.shape), dtype=torch.bool, device=read.device)
+        for tensor in tensors
+    ]
+    for head, channels in enumerate(layout):
         index = torch.as_tensor(channels, device=read.device)
         part = (read * weights).index_select(axis, index).sum()
-        by_head.append(torch.autograd.grad(part, tensors, retain_graph=True, allow_unused=True))
-    return list(zip(*by_head, strict=True))
+        gradients = torch.autograd.grad(part, tensors, retain_graph=True, allow_unused=True)
+        for used, gradient in zip(found, gradients, strict=True):
+            if gradient is not None:
+                used[head] = gradient != 0
+    return found
 
 
 def _slot(
-    attention: nn.Module, name: str, tensor: Any, gradients: Any, *, is_parameter: bool
-) -> HeadSlot | str | None:
-    """The slot; None if heads share the tensor or do not depend on it; text if it is neither."""
-    if all(gradient is None for gradient in gradients):
+    attention: nn.Module, name: str, used: torch.Tensor, *, is_parameter: bool
+) -> HeadSlot | Literal["mixed"] | None:
+    """The slot; None if heads share the layer or do without it; "mixed" if it is neither."""
+    heads = len(used)
+    if not bool(used.any()):
         return None
-    maps = torch.stack([torch.zeros_like(tensor) if g is None else g for g in gradients]) != 0
     if is_parameter:
-        axes = [axis for axis, size in enumerate(tensor.shape) if size % len(maps) == 0]
+        axes = [axis for axis in range(1, used.ndim) if used.shape[axis] % heads == 0]
         side: Literal["out", "both"] = "both"
     else:
         layer = attention.get_submodule(name)
-        axes = [_channels_of(layer, tensor, "out")[0] % tensor.ndim]
+        axes = [_channels_of(layer, used[0], "out")[0] % (used.ndim - 1) + 1]
         side = "out" if _is_dense(layer) else "both"
-    shared = False
+    users = torch.zeros(0)
     for axis in axes:
-        by_channel = maps.movedim(axis + 1, 1).flatten(2).any(2)  # (heads, channels)
+        by_channel = used.movedim(axis, 1).flatten(2).any(2)  # (heads, channels)
         users = by_channel.sum(0)
-        if bool((users == 1).all()):
-            per_head = by_channel.sum(1)
-            if int(per_head.min()) != int(per_head.max()):
-                return "uneven"
+        each = by_channel.sum(1)
+        if bool((users == 1).all()) and bool((each == each[0]).all()):
             channels = np.stack([np.flatnonzero(row) for row in by_channel.cpu().numpy()])
-            return HeadSlot(name, side, tensor.shape[axis], channels.astype(np.int64))
-        shared |= bool((users == len(maps)).all())
+            return HeadSlot(name, side, used.shape[axis], channels.astype(np.int64))
     if is_parameter:
-        return None  # what they share, or have parts of that are no channels, is tried out
-    return None if shared else "mixed"
+        return None  # whether the heads can share it is tried out
+    return None if bool((users == heads).all()) else "mixed"
 
 
 def _channels_of(layer: Any, tensor: torch.Tensor, side: str) -> tuple[int, int]:

@@ -46,6 +46,20 @@ def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) 
         and graph.module2node[layer].grad_fn in seen.concatenations
         else None
     )
+    # What a split contributes to a concatenation is a part of it, which torch-pruning overlooks.
+    graph.REGISTERED_PRUNERS[tp.ops.OPTYPE.CONCAT].get_out_channels = lambda layer: (
+        sum(seen.concatenations.get(graph.module2node[layer].grad_fn, ())) or None
+    )
+    build = graph._build_dependency
+
+    def build_with_sizes(nodes: Any) -> None:
+        for node in nodes.values():
+            sizes = seen.concatenations.get(node.grad_fn, ())
+            if node.type == tp.ops.OPTYPE.CONCAT and len(sizes) == len(node.inputs):
+                node.module.concat_sizes = list(sizes)
+        build(nodes)
+
+    graph._build_dependency = build_with_sizes
     with all_trainable(module), warnings.catch_warnings(), torch.enable_grad(), seen:
         # Deep graphs stop a shape inference whose result is only a check here.
         warnings.filterwarnings("ignore", message="Maximum recursive depth reached")
@@ -69,7 +83,9 @@ def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) 
         if node.type == tp.ops.OPTYPE.SPLIT and node.grad_fn in seen.splits:
             follow(node, seen.splits[node.grad_fn])
         elif node.type == tp.ops.OPTYPE.CONCAT:
-            node.module.concat_sizes = None
+            sizes = seen.concatenations.get(node.grad_fn, ())
+            if len(sizes) != len(node.inputs):
+                node.module.concat_sizes = None
         elif node.type == tp.ops.OPTYPE.SLICE and _is_spatial(node):
             node.type = tp.ops.OPTYPE.ELEMENTWISE
         for dep in node.dependencies:  # derived anew from the sizes, on the next use
@@ -107,17 +123,18 @@ class _Channels(TorchFunctionMode):
     def __init__(self, module: nn.Module, attributes: bool) -> None:
         super().__init__()
         self._attributes = attributes
-        self.concatenations: set[Any] = set()
+        self.concatenations: dict[Any, tuple[int, ...]] = {}  # and the channels of each part
         self.splits: dict[Any, Split] = {}
         self._module = module
         self._running: list[nn.Module] = []
         self._hooks: list[Any] = []
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> _Channels:
         for layer in self._module.modules():
             self._hooks.append(layer.register_forward_pre_hook(self._begin))
             self._hooks.append(layer.register_forward_hook(self._end))
-        return super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def _begin(self, layer: nn.Module, _: Any) -> None:
         self._running.append(layer)
@@ -128,7 +145,7 @@ class _Channels(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         for hook in self._hooks:
             hook.remove()
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -137,7 +154,8 @@ class _Channels(TorchFunctionMode):
         if name in ("cat", "concat", "concatenate"):
             along = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
             if result.ndim in (2, 4) and along % result.ndim == 1:
-                self.concatenations.add(result.grad_fn)
+                sizes = tuple(int(part.shape[1]) for part in args[0])
+                self.concatenations[result.grad_fn] = sizes
         elif (
             name in ("chunk", "split", "split_with_sizes")
             and args[0].ndim in (2, 4)
