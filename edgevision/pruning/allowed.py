@@ -33,7 +33,8 @@ def allowed_widths(
     """
     work = copied(module).eval()
     example = example_input(work, example_shape)
-    graph = find_groups(work, example, ignored_names(module, ignored, config.ignored_layers))
+    kept_whole = ignored_names(module, ignored, config.ignored_layers)
+    graph = find_groups(work, example, kept_whole, attributes=not config.is_timed)
     found = [
         prunable(
             group,

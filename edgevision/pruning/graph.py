@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgevision.errors import ModelError
-from edgevision.pruning.tracing import split_sizes, trace
+from edgevision.pruning.by_groups import is_by_groups, outputs_of
+from edgevision.pruning.heads import Heads, find_heads
+from edgevision.pruning.narrow import Removals, Sizes
+from edgevision.pruning.splits import split_of_node
+from edgevision.pruning.tracing import trace
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -42,6 +45,7 @@ class Group:
     of each block where a grouped convolution or a group norm needs equal blocks. All units reach
     the same layers in the same way; where a root's channels do not, as when a sum reads a
     concatenation, each kind of them is a group, named "root[0]", "root[1]" and so on.
+    ``sizes`` are attributes of the network that change with the group.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Group:
     channels: int
     slots: tuple[Slot, ...]
     units: tuple[Ints, ...]
+    sizes: tuple[Sizes, ...] = ()
 
     def layer_units(self, slot: Slot) -> Ints:
         """int64 (units,): channels of ``slot`` that each unit removes."""
@@ -68,43 +73,119 @@ class Graph:
     whole: Mapping[str, str]
 
 
-def find_groups(module: nn.Module, example: torch.Tensor, ignored: Collection[str]) -> Graph:
+def find_groups(
+    module: nn.Module,
+    example: torch.Tensor,
+    ignored: Collection[str],
+    *,
+    attributes: bool = True,
+) -> Graph:
     """The groups of ``module`` whose outputs are not among the ``ignored`` layer names.
+
+    Args:
+        attributes: whether groups count for which attributes of the network have to change, as
+            the number of attention heads or the sizes of a split. An exported graph cannot be
+            narrowed by them.
 
     Raises:
         ModelError: the network cannot be traced.
     """
-    graph = trace(module, example)
-    names = {layer: name for name, layer in module.named_modules()}
     groups: list[Group] = []
     whole: dict[str, str] = {}
-    for found in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
-        root = found[0].dep.target.module
+    if attributes:
+        found_heads, whole = find_heads(module, example)
+        groups = [
+            _head_group(module, heads)
+            for heads in found_heads
+            if not any(heads.full_name(slot) in ignored for slot in heads.slots[:-1])
+        ]
+    in_heads = {slot.name for group in groups for slot in group.slots if slot.side != "in"}
+    graph = trace(module, example, attributes=attributes)
+    names = {layer: name for name, layer in module.named_modules()}
+    told = set(in_heads)  # layers whose group is known, or known to stay whole
+    read = set(in_heads)
+    for root in list(graph.module2node):
         name = names.get(root, "")
+        if not _is_root(root) or name in read:
+            continue
+        found = _found(graph, root)
+        outs = {
+            names.get(dep.target.module, "")
+            for dep, _ in found
+            if graph.is_out_channel_pruning_fn(dep.handler)
+        }
         try:
+            if outs & in_heads:
+                continue
             groups.extend(_read(graph, found, name, names, ignored))
         except _StaysWholeError as reason:
-            whole[name] = str(reason)
+            # A layer of the group may reach more than this one, and be a root that works.
+            if name not in told:
+                whole[name] = str(reason)
+        else:
+            read |= outs
+            for other in outs & whole.keys():
+                del whole[other]
+        told |= outs
     return Graph(tuple(groups), whole)
 
 
-def remove(module: nn.Module, example: torch.Tensor, removals: Mapping[str, Sequence[int]]) -> None:
+def remove(module: nn.Module, graph: Graph, removals: Mapping[str, Sequence[int]]) -> None:
     """Take the given output channels of the named root layers out of ``module``, in place.
 
+    Args:
+        module: the network whose groups ``graph`` has, or a copy of it.
+
     Raises:
-        ModelError: the network cannot be traced, or a group cannot be applied.
+        ModelError: a layer would be left without channels; the module is unchanged then.
     """
-    graph = trace(module, example)
-    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    by_root = {group.root: group for group in graph.groups}
+    gone = Removals()
     for name, channels in removals.items():
-        root = module.get_submodule(name)
-        handler = graph.get_pruner_of_module(root).prune_out_channels
-        group = graph.get_pruning_group(root, handler, list(channels))
-        if not graph.check_pruning_group(group):
-            raise ModelError(f"Pruning '{name}' would leave a layer without channels.")
-        group.prune()
-    for name in frozen:
-        module.get_parameter(name).requires_grad_(False)
+        for slot in by_root[name].slots:
+            lost = slot.channels[np.isin(slot.roots, channels)]
+            gone.add(slot.name, slot.side, slot.width, lost)
+        for sizes in by_root[name].sizes:
+            gone.add_sizes(sizes, sizes.channels[np.isin(sizes.roots, channels)])
+    gone.apply(module)
+
+
+def _is_root(layer: Any) -> bool:
+    """Whether a group may be named after ``layer``; one by groups goes with what it reads."""
+    return isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and not is_by_groups(layer)
+
+
+def _found(graph: Any, root: nn.Module) -> Any:
+    """torch-pruning's group of all output channels of ``root``."""
+    pruner = graph.get_pruner_of_module(root)
+    channels = list(range(pruner.get_out_channels(root)))
+    return graph.get_pruning_group(root, pruner.prune_out_channels, channels)
+
+
+def _head_group(module: nn.Module, heads: Heads) -> Group:
+    """The group of an attention's heads: a unit is a head."""
+    root = heads.slots[0]
+    slots = []
+    for slot in heads.slots:
+        name, each = heads.full_name(slot), slot.channels.shape[1]
+        parts = [np.resize(channels, each) for channels in root.channels]
+        layer = _named(module, name)
+        slots.append(
+            Slot(name, layer, slot.side, slot.width, slot.channels.ravel(), np.concatenate(parts))
+        )
+    sizes = []
+    for owner, key, value in heads.attributes:
+        each = value // heads.count
+        channels = np.arange(value, dtype=np.int64)
+        sizes.append(Sizes(owner, key, (value,), channels, root.channels[:, 0].repeat(each)))
+    name = heads.full_name(root)
+    return Group(name, name, root.width, tuple(slots), tuple(root.channels), tuple(sizes))
+
+
+def _named(module: nn.Module, name: str) -> Any:
+    """The layer or parameter ``name``."""
+    owner, _, key = name.rpartition(".")
+    return getattr(module.get_submodule(owner), key)
 
 
 def _read(
@@ -113,6 +194,7 @@ def _read(
     root = found[0].dep.target.module
     channels = int(graph.get_out_channels(root))
     splits = tuple(_splits(found))
+    sizes = tuple(_sizes(found, names))
     slots = tuple(_slots(graph, found, names))
     for slot in slots:
         _check_slot(graph, slot, ignored)
@@ -120,7 +202,7 @@ def _read(
     units = _units(graph, root, channels, (*slots, *splits))
     if len(units) < 2:
         raise _StaysWholeError("its channels can only leave all together")
-    whole = Group(name, name, channels, slots, units)
+    whole = Group(name, name, channels, slots, units, sizes)
     reach = np.stack([whole.layer_units(slot) for slot in slots], axis=1)
     kinds: dict[bytes, list[Ints]] = {}
     for unit, row in zip(units, reach, strict=True):
@@ -129,7 +211,7 @@ def _read(
         yield whole
         return
     for number, alike in enumerate(kinds.values()):
-        yield Group(f"{name}[{number}]", name, channels, slots, tuple(alike))
+        yield Group(f"{name}[{number}]", name, channels, slots, tuple(alike), sizes)
 
 
 def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
@@ -149,6 +231,9 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
         if width is None:  # one weight for all channels, as PReLU may have
             continue
         both = out and graph.is_in_channel_pruning_fn(dep.handler)
+        if is_by_groups(layer):
+            number = width // layer.groups
+            channels, roots = outputs_of(layer, channels), np.repeat(roots, number)
         yield Slot(
             name,
             layer,
@@ -160,21 +245,35 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
 
 
 def _splits(found: Any) -> Iterator[Slot]:
-    """The splits of the group: their parts are equal, and must stay so."""
+    """The splits of the group whose parts must stay equal."""
     for position, (dep, channels) in enumerate(found):
-        sizes = split_sizes(dep.target)
-        if sizes is None:
+        split = split_of_node(dep.target)
+        if split is None or split.is_free:
             continue
-        if len(set(sizes)) != 1:
+        if not split.is_followed:
             raise _StaysWholeError("its channels go through a split that cannot be followed")
         yield Slot(
             "a split",
             dep.target.module,
             "both",
-            sum(sizes),
+            sum(split.sizes),
             np.asarray(channels, dtype=np.int64),
             np.asarray(found[position].root_idxs, dtype=np.int64),
         )
+
+
+def _sizes(found: Any, names: Mapping[Any, str]) -> Iterator[Sizes]:
+    """The attributes that hold the sizes of the group's splits."""
+    for position, (dep, channels) in enumerate(found):
+        split = split_of_node(dep.target)
+        if split is not None and split.attribute is not None:
+            yield Sizes(
+                names[split.owner],
+                split.attribute,
+                split.sizes,
+                np.asarray(channels, dtype=np.int64),
+                np.asarray(found[position].root_idxs, dtype=np.int64),
+            )
 
 
 def _check_slot(graph: Any, slot: Slot, ignored: Collection[str]) -> None:

@@ -33,6 +33,10 @@ def count(module: nn.Module, example: torch.Tensor) -> Count:
     MACs count for each use. The module's mode stays as it is; run it in eval mode.
     """
     names = [name for name, child in module.named_modules() if _own_parameters(child)]
+    # The counter trips over what no_grad makes of parameters that are passed on as they are.
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # The fused attention kernel hides its matrix products from the counter.
     torch.backends.mha.set_fastpath_enabled(False)
@@ -41,6 +45,8 @@ def count(module: nn.Module, example: torch.Tensor) -> Count:
             module(example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     flops = counter.get_flop_counts()
     root = type(module).__name__
     layer_macs = {

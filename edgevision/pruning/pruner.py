@@ -183,7 +183,7 @@ class _Session:
 
     def step(self, module: nn.Module, step: int) -> nn.Module:
         """A narrowed copy of ``module``; groups that break it are found and left whole."""
-        graph = find_groups(module, self.example, self.ignored)
+        graph = find_groups(module, self.example, self.ignored, attributes=self.time is None)
         if not self.units:
             self.units = {group.name: len(group.units) for group in graph.groups}
         self.whole.update(graph.whole)
@@ -204,9 +204,9 @@ class _Session:
                 if channels:
                     removals.setdefault(item.group.root, []).extend(channels)
             try:
-                return self._narrowed(module, removals)
+                return self._narrowed(module, graph, removals)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
-                broken = self._broken(module, removals, error)
+                broken = self._broken(module, graph, removals, error)
             self.whole.update(broken)
             candidates = [item for item in candidates if item.group.root not in broken]
 
@@ -323,16 +323,22 @@ class _Session:
             hint=f"Lower {name}, raise max_ratio, or ignore fewer layers.",
         )
 
-    def _narrowed(self, module: nn.Module, removals: Mapping[str, Sequence[int]]) -> nn.Module:
+    def _narrowed(
+        self, module: nn.Module, graph: Graph, removals: Mapping[str, Sequence[int]]
+    ) -> nn.Module:
         narrow = copy.deepcopy(module)
         if removals:
-            remove(narrow, self.example, removals)
+            remove(narrow, graph, removals)
             narrow.eval()
         self.check(narrow)
         return narrow
 
     def _broken(
-        self, module: nn.Module, removals: Mapping[str, Sequence[int]], error: Exception
+        self,
+        module: nn.Module,
+        graph: Graph,
+        removals: Mapping[str, Sequence[int]],
+        error: Exception,
     ) -> dict[str, str]:
         """Which of ``removals``, that together fail with ``error``, break the network, and why."""
         names = list(removals)
@@ -343,8 +349,8 @@ class _Session:
         for half in halves:
             part = {name: removals[name] for name in half}
             try:
-                self._narrowed(module, part)
+                self._narrowed(module, graph, part)
             except Exception as inner:  # noqa: BLE001 - as above
-                broken.update(self._broken(module, part, inner))
+                broken.update(self._broken(module, graph, part, inner))
         # Each half alone works: they only fail together, so one half stays whole.
         return broken or dict.fromkeys(halves[0], f"the network fails with others: {error}")

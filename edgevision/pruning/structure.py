@@ -75,7 +75,8 @@ def rebuild(module: nn.Module, structure: dict[str, Any]) -> nn.Module:
 
     for name, changes in attributes.items():
         for key, value in changes.items():
-            setattr(layers[name], key, tuple(value) if isinstance(value, list) else value)
+            kind = type(getattr(layers[name], key))
+            setattr(layers[name], key, kind(value))
     replaced: dict[int, torch.Tensor] = {}
     for name, shape in shapes.items():
         old = tensors[name]
@@ -98,18 +99,20 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...]]:
-    """Public attributes of ``layer`` that are whole numbers or tuples of them."""
+def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...] | list[int]]:
+    """Public attributes of ``layer`` that are whole numbers or sequences of them."""
     return {
         key: value
         for key, value in vars(layer).items()
         if not key.startswith("_")
-        and (_is_int(value) or (isinstance(value, tuple) and value and all(map(_is_int, value))))
+        and (
+            _is_int(value) or (type(value) in (tuple, list) and value and all(map(_is_int, value)))
+        )
     }
 
 
-def _plain(value: int | tuple[int, ...]) -> int | list[int]:
-    return list(value) if isinstance(value, tuple) else value
+def _plain(value: int | tuple[int, ...] | list[int]) -> int | list[int]:
+    return list(value) if isinstance(value, (tuple, list)) else value
 
 
 def _is_int(value: object) -> bool:
@@ -141,8 +144,8 @@ def _check_attributes(name: str, changes: Any, layers: dict[str, nn.Module]) -> 
             raise ModelError(f"The structure sets '{key}' of '{name}', which it does not have.")
         present = known[key]
         place = f"'{key}' of '{name}'"
-        if isinstance(present, tuple):
-            _check_sizes(place, value, present)
+        if isinstance(present, (tuple, list)):
+            _check_sizes(place, value, tuple(present))
         else:
             _check_sizes(place, [value], (present,))
 

@@ -13,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from edgevision.errors import ModelError
 from edgevision.lazy import require
+from edgevision.pruning.by_groups import tie_sides
+from edgevision.pruning.splits import Split, follow, split_of
+from edgevision.pruning.whole import forget
 
 _HINT = (
     "Pruning needs one image tensor in, outputs that are differentiable with respect to the "
@@ -21,15 +24,19 @@ _HINT = (
 )
 
 
-def trace(module: nn.Module, example: torch.Tensor) -> Any:
+def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) -> Any:
     """torch-pruning's dependency graph of ``module``, traced with ``example`` in eval mode.
+
+    Args:
+        attributes: whether splits are followed whose sizes an attribute of the network holds.
 
     Raises:
         ModelError: the forward pass fails, or its output does not depend on the weights.
     """
     tp = require("torch_pruning")  # on use: rebuilding a stored network does without
     graph = tp.DependencyGraph()
-    seen = _Channels()
+    seen = _Channels(module, attributes)
+    forget(module)
     # torch-pruning takes a concatenation for one of channels only if the layer behind it reads
     # as many as go in, which a flatten between them hides.
     graph.REGISTERED_PRUNERS[tp.ops.OPTYPE.CONCAT].get_in_channels = lambda layer: (
@@ -39,6 +46,20 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
         and graph.module2node[layer].grad_fn in seen.concatenations
         else None
     )
+    # What a split contributes to a concatenation is a part of it, which torch-pruning overlooks.
+    graph.REGISTERED_PRUNERS[tp.ops.OPTYPE.CONCAT].get_out_channels = lambda layer: (
+        sum(seen.concatenations.get(graph.module2node[layer].grad_fn, ())) or None
+    )
+    build = graph._build_dependency
+
+    def build_with_sizes(nodes: Any) -> None:
+        for node in nodes.values():
+            sizes = seen.concatenations.get(node.grad_fn, ())
+            if node.type == tp.ops.OPTYPE.CONCAT and len(sizes) == len(node.inputs):
+                node.module.concat_sizes = list(sizes)
+        build(nodes)
+
+    graph._build_dependency = build_with_sizes
     with all_trainable(module), warnings.catch_warnings(), torch.enable_grad(), seen:
         # Deep graphs stop a shape inference whose result is only a check here.
         warnings.filterwarnings("ignore", message="Maximum recursive depth reached")
@@ -50,6 +71,7 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
                 f"{tuple(example.shape)}: {type(error).__name__}: {error}",
                 hint=_HINT,
             ) from error
+    forget(module)
     weighted = (nn.modules.conv._ConvNd, nn.Linear)
     if not any(isinstance(layer, weighted) for layer in graph.module2node):
         raise ModelError(
@@ -59,36 +81,27 @@ def trace(module: nn.Module, example: torch.Tensor) -> Any:
         )
     for node in graph.module2node.values():
         if node.type == tp.ops.OPTYPE.SPLIT and node.grad_fn in seen.splits:
-            _order_split(node, seen.splits[node.grad_fn])
+            follow(node, seen.splits[node.grad_fn])
         elif node.type == tp.ops.OPTYPE.CONCAT:
-            node.module.concat_sizes = None
+            sizes = seen.concatenations.get(node.grad_fn, ())
+            if len(sizes) != len(node.inputs):
+                node.module.concat_sizes = None
+        elif node.type == tp.ops.OPTYPE.SLICE and _is_spatial(node):
+            node.type = tp.ops.OPTYPE.ELEMENTWISE
         for dep in node.dependencies:  # derived anew from the sizes, on the next use
             dep.index_mapping = [None, None]
+    tie_sides(graph)
     return graph
 
 
-def split_sizes(node: Any) -> tuple[int, ...] | None:
-    """Channels of each part if ``node`` is a split, none if it cannot be followed, else None."""
-    if type(node.module).__name__ != "_SplitOp":
-        return None
-    return tuple(node.module.split_sizes) if getattr(node.module, "in_order", False) else ()
-
-
-def _order_split(node: Any, sizes: list[int]) -> None:
-    """Put the readers of a split in the order of its parts, as the graph takes them to be."""
-    reads = {
-        (part, reader)
-        for reader in node.outputs
-        for origin, part in reader.grad_fn.next_functions
-        if origin is node.grad_fn
-    }
-    if sorted(part for part, _ in reads) != list(range(len(sizes))):
-        return  # a part that nobody reads, or several
-    by_part = dict(reads)
-    node.outputs = [by_part[part] for part in range(len(sizes))]
-    node.module.split_sizes = sizes
-    node.module.offsets = [sum(sizes[:part]) for part in range(len(sizes) + 1)]
-    node.module.in_order = True
+def _is_spatial(node: Any) -> bool:
+    """Whether a slice along axis 1 is one of rows, in NHWC: the columns are sliced beside it."""
+    beside = [
+        other.module.dim
+        for other in (*node.inputs, *node.outputs)
+        if type(other.module).__name__ == "_SliceOp"
+    ]
+    return node.module.dim == 1 and 2 in beside
 
 
 @contextmanager
@@ -107,10 +120,32 @@ def all_trainable(module: nn.Module) -> Iterator[None]:
 class _Channels(TorchFunctionMode):
     """Remembers the autograd nodes that join or split the channels of images or rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module, attributes: bool) -> None:
         super().__init__()
-        self.concatenations: set[Any] = set()
-        self.splits: dict[Any, list[int]] = {}
+        self._attributes = attributes
+        self.concatenations: dict[Any, tuple[int, ...]] = {}  # and the channels of each part
+        self.splits: dict[Any, Split] = {}
+        self._module = module
+        self._running: list[nn.Module] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> _Channels:
+        for layer in self._module.modules():
+            self._hooks.append(layer.register_forward_pre_hook(self._begin))
+            self._hooks.append(layer.register_forward_hook(self._end))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def _begin(self, layer: nn.Module, _: Any) -> None:
+        self._running.append(layer)
+
+    def _end(self, *_: Any) -> None:
+        self._running.pop()
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -119,9 +154,14 @@ class _Channels(TorchFunctionMode):
         if name in ("cat", "concat", "concatenate"):
             along = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
             if result.ndim in (2, 4) and along % result.ndim == 1:
-                self.concatenations.add(result.grad_fn)
-        elif name in ("chunk", "split", "split_with_sizes") and args[0].ndim in (2, 4):
-            sizes = [part.shape[1] for part in result]
-            if sum(sizes) == args[0].shape[1]:
-                self.splits[result[0].grad_fn] = sizes
+                sizes = tuple(int(part.shape[1]) for part in args[0])
+                self.concatenations[result.grad_fn] = sizes
+        elif (
+            name in ("chunk", "split", "split_with_sizes")
+            and args[0].ndim in (2, 4)
+            and sum(part.shape[1] for part in result) == args[0].shape[1]
+        ):
+            asked = args[1] if len(args) > 1 else next(iter(kwargs.values()), None)
+            owner = self._running[-1] if self._running and self._attributes else None
+            self.splits[result[0].grad_fn] = split_of(result, asked, owner)
         return result

@@ -107,3 +107,13 @@ def restore_modes(module: nn.Module, modes: Mapping[str, bool]) -> None:
     """Set every layer's training mode to the one that ``modes`` has for its name."""
     for name, layer in module.named_modules():
         layer.training = modes[name]
+
+
+def forget(module: nn.Module) -> None:
+    """Drop what layers keep from earlier passes, as tables of position biases.
+
+    Those that keep something for evaluation drop it when they are set to training.
+    """
+    modes = {name: layer.training for name, layer in module.named_modules()}
+    module.train()
+    restore_modes(module, modes)

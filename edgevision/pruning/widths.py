@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from edgevision.errors import ModelError
 from edgevision.pruning.graph import Group, Ints
+
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def prunable(
     step = 1
     for slot in group.slots:
         channels = int(group.layer_units(slot)[0])  # the same for every unit
-        if channels:
+        if channels and isinstance(slot.module, _WEIGHTED):
             step = math.lcm(step, round_to // math.gcd(round_to, channels))
     units = len(group.units)
     least = max(math.ceil(original * (1.0 - max_ratio) - 1e-9), 1)

@@ -77,6 +77,37 @@ class Branches(nn.Module):
         return self.second(torch.relu(right)) + self.first(left)
 
 
+class Mixed(nn.Module):
+    """Parts of different sizes, kept in a list, each with a layer of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.splits = [width // 2, width - width // 2]
+        self.parts = nn.ModuleList(
+            conv_bn(part, part, groups=part if odd else 1) for odd, part in enumerate(self.splits)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = torch.split(x, self.splits, 1)
+        return torch.cat([layer(part) for layer, part in zip(self.parts, parts, strict=True)], 1)
+
+
+class Cascade(nn.Module):
+    """Equal parts of a width that the module remembers, each added to the one before."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.all = conv_bn(inputs, 3 * width)
+        self.second = conv_bn(width, width)
+        self.third = conv_bn(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, third = torch.split(self.all(x), self.width, 1)
+        second = self.second(second)
+        return torch.cat([first, second, self.third(third + second)], 1)
+
+
 class Net(nn.Module):
     """Stem, the given blocks in a row, a head over flattened 2x2 maps."""
 
@@ -96,6 +127,14 @@ class Net(nn.Module):
             elif kind == "grouped":
                 layers += [conv_bn(width, size), conv_bn(size, size, groups=4)]
                 width = size
+            elif kind == "multiplier":
+                layers.append(conv_bn(width, 2 * width, groups=width))
+                width *= 2
+            elif kind == "mixed":
+                layers.append(Mixed(width))
+            elif kind == "cascade":
+                layers.append(Cascade(width, size))
+                width = 3 * size
             elif kind == "excite":
                 layers.append(Excite(width))
             elif kind in ("gated", "branches"):
@@ -112,7 +151,19 @@ class Net(nn.Module):
         return self.head(self.pool(self.blocks(x)).flatten(1))
 
 
-KINDS = ("conv", "residual", "concat", "depthwise", "grouped", "excite", "gated", "branches")
+KINDS = (
+    "conv",
+    "residual",
+    "concat",
+    "depthwise",
+    "grouped",
+    "excite",
+    "gated",
+    "branches",
+    "multiplier",
+    "mixed",
+    "cascade",
+)
 
 
 def lively(module: nn.Module, seed: int = 0) -> nn.Module:

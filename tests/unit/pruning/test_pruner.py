@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -17,6 +18,8 @@ from edgevision.models import create
 from edgevision.pruning import PruneConfig, PruneResult, count, prune, rebuild
 from edgevision.pruning.graph import find_groups, remove
 from edgevision.pruning.importance import IMPORTANCES
+from edgevision.pruning.sensitivity import silenced
+from edgevision.pruning.widths import Prunable
 
 IMAGE = (1, 3, 16, 16)
 
@@ -287,18 +290,40 @@ def test_pruned_equals_masked(blocks: list[tuple[str, int]], share: float, seed:
     example = torch.zeros(1, 3, 12, 12)
     generator = torch.Generator().manual_seed(seed)
     removals: dict[str, list[int]] = {}
-    for group in find_groups(module, example, {"head"}).groups:
+    graph = find_groups(module, example, {"head"})
+    for group in graph.groups:
         number = min(int(share * len(group.units)), len(group.units) - 1)
         picked = torch.randperm(len(group.units), generator=generator)[:number].tolist()
         if picked:
             channels = [int(c) for unit in picked for c in group.units[unit]]
             removals.setdefault(group.root, []).extend(channels)
     narrow = copy.deepcopy(module)
-    remove(narrow, example, removals)
+    remove(narrow, graph, removals)
     twin = masked(module, example, removals)
     images = torch.randn(2, 3, 12, 12, generator=generator)
     with torch.no_grad():
         torch.testing.assert_close(narrow(images), twin(images), rtol=1e-3, atol=1e-5)
+
+
+@QUICK
+@given(blocks=blocks, share=st.floats(0.1, 0.9), seed=st.integers(0, 99))
+def test_pruned_equals_silenced(blocks: list[tuple[str, int]], share: float, seed: int) -> None:
+    """What the search for widths measures is what the narrow network will compute."""
+    module = net(*blocks, seed=seed).eval()
+    graph = find_groups(module, torch.zeros(1, 3, 12, 12), {"head"})
+    group = graph.groups[seed % len(graph.groups)]
+    units = len(group.units)
+    order = np.random.default_rng(seed).permutation(units)
+    item = Prunable(group, order, np.zeros(units), (units,), units)
+    number = min(max(int(share * units), 1), units - 1)
+    images = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    with silenced(module, item, number), torch.no_grad():
+        want = module(images)
+    narrow = copy.deepcopy(module)
+    gone = [int(channel) for unit in order[:number] for channel in group.units[unit]]
+    remove(narrow, graph, {group.root: gone})
+    with torch.no_grad():
+        torch.testing.assert_close(narrow(images), want, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +338,9 @@ def test_pruned_equals_masked(blocks: list[tuple[str, int]], share: float, seed:
         ("torchvision:resnext50_32x4d", 32),
         ("timm:mobilenetv3_small_100", 64),
         pytest.param("torchvision:densenet121", 32, marks=pytest.mark.slow),
+        pytest.param("timm:mixnet_s", 64, marks=pytest.mark.slow),
+        pytest.param("timm:res2net50_26w_4s", 64, marks=pytest.mark.slow),
+        pytest.param("timm:fastvit_t8", 64, marks=pytest.mark.slow),
         pytest.param("timm:convnext_atto", 64, marks=pytest.mark.slow),
         pytest.param("timm:vit_tiny_patch16_224", 224, marks=pytest.mark.slow),
     ],
