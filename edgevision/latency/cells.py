@@ -112,16 +112,11 @@ def measure_map(
     missing = [cell for row in cells for cell in row if cell[0] not in known]
     done = 0
     for part in _parts(shape, missing):
-        before, share = done / len(missing), len(part) / len(missing)
-        timed = _timed(
-            shape,
-            part,
-            backend,
-            folder,
-            scheme,
-            threads,
-            lambda inside, before=before, share=share: progress(before + share * inside),
-        )
+
+        def told(share: float, before: int = done, count: int = len(part)) -> None:
+            progress((before + share * count) / len(missing))
+
+        timed = _timed(shape, part, backend, folder, scheme, threads, told)
         when = now()
         found = {name: {"ms": ms, "measured": when} for name, ms in timed.items()}
         kept.keep(found)
@@ -215,12 +210,12 @@ def cell_model(shape: LayerShape, out: int, source: int) -> onnx.ModelProto:
     """The float graph of one layer with these channel counts; its weights are noise."""
     random = np.random.default_rng(0)
     if shape.operator == "Conv":
-        dims = (out, 1 if shape.depthwise else source, *shape.kernel)
-        before = [(k - 1) // 2 for k in shape.kernel]
+        dims: tuple[int, ...] = (out, 1 if shape.depthwise else source, *shape.kernel)
+        pads = [(k - 1) // 2 for k in shape.kernel]
         node = helper.make_node(
             "Conv", [_INPUT, "layer.weight", "layer.bias"], [_OUTPUT], "layer",
             kernel_shape=shape.kernel, strides=[shape.stride] * 2,
-            pads=[*before, *before], group=out if shape.depthwise else 1,
+            pads=[*pads, *pads], group=out if shape.depthwise else 1,
         )  # fmt: skip
     else:
         dims = (source, out)
@@ -256,9 +251,10 @@ def between_integers(path: Path, feed: npt.NDArray[Any]) -> npt.NDArray[Any]:
         model.graph.input[0].type.tensor_type.elem_type = kind
         model.graph.node.remove(first)
     if last.op_type == "DequantizeLinear":
-        integers = graph.producers[last.input[0]]
-        kind = TensorProto.UINT8 if dtype == np.uint8 else TensorProto.INT8
-        integers.output[0] = _OUTPUT
+        zero = graph.constant(last.input[2])
+        assert zero is not None
+        graph.producers[last.input[0]].output[0] = _OUTPUT
+        kind = helper.np_dtype_to_tensor_dtype(zero.dtype)
         model.graph.output[0].type.tensor_type.elem_type = kind
         model.graph.node.remove(last)
     del model.graph.value_info[:]

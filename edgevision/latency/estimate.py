@@ -18,6 +18,7 @@ from edgevision.errors import UnavailableError, UsageError
 from edgevision.latency.grid import Grid, HeatMap
 from edgevision.latency.shapes import NO_DIM, Float64, Ints, Layer, WidthShapes, padded
 from edgevision.targets import Target
+from edgevision.targets.schema import Peak
 
 WORD = "ESTIMATE"
 _BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
@@ -48,7 +49,8 @@ class LatencyEstimate:
 
     def milliseconds(self, kept: Ints) -> Float64:
         """float64 (B,): for (B, groups) units kept, groups in the order of ``shapes.groups``."""
-        return self._layers(kept).sum(axis=0)
+        times: Float64 = self._layers(kept).sum(axis=0)
+        return times
 
     def of(self, kept: Mapping[str, int]) -> float:
         """Milliseconds for one choice by group name; groups left out are whole."""
@@ -104,29 +106,38 @@ class LatencyEstimate:
         return np.asarray(1e3 * seconds, dtype=np.float64)
 
 
-def estimate_latency(shapes: WidthShapes, target: Target, precision: str) -> LatencyEstimate:
-    """The estimate for ``target``; it is no measurement, and who shows it has to say so.
+def require_peak(target: Target, precision: str) -> Peak:
+    """What ``target`` does at most, as its description says.
 
     Raises:
-        UnavailableError: the target's description does not say how fast it is.
+        UnavailableError: it does not say how fast the target is.
         UsageError: nor how fast at ``precision``.
     """
-    peak = target.peak
-    if peak is None:
+    if target.peak is None:
         raise UnavailableError(
             f"'{target.reference}' is not at hand to be timed, and its description does not say "
             "how fast it is, so its times cannot be estimated either.",
             hint="Run the command on the device, or give a target file of your own with 'peak'.",
         )
-    if precision not in peak.macs_per_second:
-        known = ", ".join(peak.macs_per_second)
+    if precision not in target.peak.macs_per_second:
+        known = ", ".join(target.peak.macs_per_second)
         raise UsageError(
             f"The description of '{target.reference}' has the speed of {known}, not of {precision}."
         )
+    return target.peak
+
+
+def estimate_latency(shapes: WidthShapes, target: Target, precision: str) -> LatencyEstimate:
+    """The estimate for ``target``; it is no measurement, and who shows it has to say so.
+
+    Raises:
+        UnavailableError, UsageError: as :func:`require_peak`.
+    """
+    peak = require_peak(target, precision)
     return LatencyEstimate(
         shapes=shapes,
         tile=target.round_to,
-        macs_per_second=peak.macs_per_second[precision],
+        macs_per_second=dict(peak.macs_per_second)[precision],
         bytes_per_second=peak.bytes_per_second,
         width=_BYTES[precision],
     )

@@ -63,16 +63,13 @@ def grids_of(
     by_layer: Mapping[str, float],
     suits: Callable[[Layer], bool],
     most: int,
-) -> tuple[list[Grid], int]:
+) -> list[Grid]:
     """The kinds of layers that take most of the time, each by its widest layer.
 
     Args:
         by_layer: milliseconds of each layer.
         suits: whether a layer's kind can be shown.
         most: kinds, at most.
-
-    Returns:
-        The grids, most expensive first, and how many kinds are left out.
     """
     whole = shapes.channels(shapes.units[None])[0]
     layers: dict[str, list[Layer]] = {}
@@ -94,7 +91,7 @@ def grids_of(
         layer = max(layers[kind], key=work)
         sources = () if layer.source == NO_DIM else axis(layer.source)
         grids.append(Grid(layer, axis(layer.out), sources))
-    return grids, max(0, len(order) - most)
+    return grids
 
 
 def axis_of(channels: int) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from edgevision.data.base import some_images
 from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
-from edgevision.pipeline.network_times import FLOAT, INPUT_NAME, TIMES, Network, network_times
+from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
+from edgevision.pipeline.stages.export import INPUT_NAME
 from edgevision.recipe import VerifySection
 
 if TYPE_CHECKING:

@@ -41,8 +41,9 @@ class Peak(BaseModel):
 
     model_config = _STRICT
 
-    macs_per_second: dict[Literal["int8", "fp16", "fp32"], float] = Field(
-        min_length=1, description="multiplications with addition, dense, by precision"
+    macs_per_second: dict[str, float] = Field(
+        min_length=1,
+        description="multiplications with addition, dense, by precision: int8, fp16, fp32",
     )
     bytes_per_second: float = Field(gt=0, description="of the memory")
     source: str = Field(description="where the figures were read")
