@@ -225,8 +225,9 @@ def cell_model(shape: LayerShape, out: int, source: int) -> onnx.ModelProto:
                                        "layer.weight")]  # fmt: skip
     if len(node.input) == 3:
         weights.append(numpy_helper.from_array(np.zeros(out, np.float32), "layer.bias"))
-    inputs = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, _dims(shape, source))
-    output = helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, None)
+    read = _dims(shape, source)
+    inputs = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, read)
+    output = helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, [None] * len(read))
     graph = helper.make_graph([node], "cell", [inputs], [output], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
