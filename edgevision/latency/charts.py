@@ -11,7 +11,8 @@ from edgevision.latency.grid import HeatMap
 # Light to dark, so that printed pages read the same.
 _COLOURS = ((239, 246, 255), (147, 197, 253), (59, 130, 246), (30, 64, 175), (15, 23, 66))
 _CELL_WIDTH, _CELL_HEIGHT, _LEFT, _TOP, _BOTTOM = 46, 24, 58, 8, 44
-_SIZE = 360
+_LEAST_WIDTH, _LEAST_HEIGHT = 190, 132  # that the axes' names want
+_SIZE = 380
 
 CSS = """
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 22px; }
@@ -25,7 +26,7 @@ svg.spark { width: 168px; height: 34px; } svg.scatter { max-width: 460px; }
 .scale { display: inline-block; width: 90px; height: 9px; border-radius: 3px; margin: 0 6px;
   background: linear-gradient(90deg, rgb(239,246,255), rgb(147,197,253), rgb(59,130,246),
   rgb(30,64,175), rgb(15,23,66)); }
-td.bars { width: 30%; vertical-align: middle; } td.bars .bar span { height: 9px; }
+td.bars { min-width: 90px; width: 30%; vertical-align: middle; } td.bars .bar span { height: 9px; }
 td.bars .bar { height: 9px; }
 """
 
@@ -34,8 +35,9 @@ def heat_map(found: HeatMap) -> str:
     """Milliseconds as colours and numbers: columns by channels given, rows by channels read."""
     rows = found.milliseconds
     low, high = min(map(min, rows)), max(map(max, rows))
-    width = _LEFT + _CELL_WIDTH * len(found.outs) + 8
-    height = _TOP + _CELL_HEIGHT * len(rows) + _BOTTOM
+    factor, _ = unit_of(high)
+    width = max(_LEAST_WIDTH, _LEFT + _CELL_WIDTH * len(found.outs) + 8)
+    height = max(_LEAST_HEIGHT, _TOP + _CELL_HEIGHT * len(rows) + _BOTTOM)
     sources: tuple[int | None, ...] = found.sources or (None,)
     body = []
     for number, (source, row) in enumerate(zip(sources, rows, strict=True)):
@@ -51,7 +53,8 @@ def heat_map(found: HeatMap) -> str:
                 f"<g><title>{reads}{out} given: {milliseconds:.4f} ms</title>"
                 f'<rect x="{x}" y="{y}" width="{_CELL_WIDTH - 1}" height="{_CELL_HEIGHT - 1}" '
                 f'fill="{_colour(share)}"/><text class="cell" style="fill:{text}" '
-                f'x="{x + _CELL_WIDTH / 2 - 0.5}" y="{y + 16}">{_short(milliseconds)}</text></g>'
+                f'x="{x + _CELL_WIDTH / 2 - 0.5}" y="{y + 16}">{_short(factor * milliseconds)}'
+                "</text></g>"
             )
     base = _TOP + _CELL_HEIGHT * len(rows)
     for column, out in enumerate(found.outs):
@@ -82,7 +85,13 @@ def scale(found: HeatMap) -> str:
     """The legend of a heat map's colours."""
     low = min(map(min, found.milliseconds))
     high = max(map(max, found.milliseconds))
-    return f'{_short(low)}<span class="scale"></span>{_short(high)} ms'
+    factor, unit = unit_of(high)
+    return f'{_short(factor * low)}<span class="scale"></span>{_short(factor * high)} {unit}'
+
+
+def unit_of(milliseconds: float) -> tuple[float, str]:
+    """What a millisecond is multiplied by to be shown, and the unit's name."""
+    return (1.0, "ms") if milliseconds >= 1 else (1000.0, "µs")
 
 
 def stairs(curve: GroupCurve) -> str:
@@ -110,7 +119,7 @@ def stairs(curve: GroupCurve) -> str:
 
 def scatter(measured: Sequence[float], predicted: Sequence[float]) -> str:
     """Predicted over measured milliseconds; on the line they are equal."""
-    left, bottom, margin = 52, 44, 12
+    left, bottom, margin = 66, 44, 22
     low = min(*measured, *predicted)
     high = max(*measured, *predicted)
     pad = 0.06 * (high - low or high)

@@ -74,7 +74,8 @@ def grids_of(
     whole = shapes.channels(shapes.units[None])[0]
     layers: dict[str, list[Layer]] = {}
     for layer in shapes.layers:
-        if layer.weighted and layer.name in by_layer and suits(layer):
+        moves = shapes.moves[layer.out] or (layer.source != NO_DIM and shapes.moves[layer.source])
+        if moves and layer.weighted and layer.name in by_layer and suits(layer):
             layers.setdefault(layer.kind, []).append(layer)
     cost = {kind: sum(by_layer[one.name] for one in found) for kind, found in layers.items()}
     order = sorted(layers, key=lambda kind: -cost[kind])

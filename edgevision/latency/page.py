@@ -105,7 +105,7 @@ def _header(shown: ProfilePage, title: str) -> str:
         tiles.append(
             html.tile(
                 f"{100 * top.saved / shown.whole_ms:.0f} %",
-                "of the time is the costliest group's",
+                "can be saved at one group",
                 f"{top.name}: {top.saved:.3f} ms from {top.units[0]} to {top.units[-1]} units",
             )
         )
@@ -132,11 +132,12 @@ def _maps(shown: ProfilePage) -> str:
             f"{charts.heat_map(found)}<figcaption>{charts.scale(found)}</figcaption></figure>"
         )
     note = (
-        "Milliseconds of one layer alone, each map in turns. Cells of like colour side by side "
-        "are a step: narrowing inside it saves nothing. In float the time holds the changes of "
+        "The time of one layer alone, each map in turns. Cells of like colour side by side are "
+        "a step: narrowing inside it saves nothing, and a count off the tile may even take longer. "
+        "In float the time holds the changes of "
         "layout around the layer; predictions do not come from here but from whole networks."
         if shown.times
-        else f"Milliseconds of one layer, {WORD} by peak and bandwidth, in tiles of {shown.tile}."
+        else f"The time of one layer, {WORD} by peak and bandwidth, in tiles of {shown.tile}."
     )
     return html.section(
         "Layers over channels",
@@ -148,14 +149,17 @@ def _maps(shown: ProfilePage) -> str:
 
 def _groups(shown: ProfilePage) -> str:
     rows = []
+    factor, unit = charts.unit_of(shown.whole_ms)
     most = max((curve.saved for curve in shown.curves), default=0.0) or 1.0
     for curve in shown.curves:
         step = curve.units[0] - curve.units[1] if len(curve.units) > 1 else 0
-        best = max(curve.steps, default=0.0)
+        first, best = next(iter(curve.steps), 0.0), max(curve.steps, default=0.0)
+        saved = "".join(
+            f"<td class=n>{_three(factor * value)}</td>" for value in (first, best, curve.saved)
+        )
         rows.append(
             f"<tr><td>{escape(curve.name)}</td><td class=n>{curve.units[0]}</td>"
-            f"<td class=n>{step}</td><td class=n>{_ms(next(iter(curve.steps), 0.0))}</td>"
-            f"<td class=n>{_ms(best)}</td><td class=n>{_ms(curve.saved)}</td>"
+            f"<td class=n>{step}</td>{saved}"
             f"<td class=n>{100 * curve.saved / shown.whole_ms:.1f} %</td>"
             f"<td class=bars>{bars.bar(curve.saved / most, 1)}</td>"
             f"<td>{charts.stairs(curve)}</td></tr>"
@@ -163,13 +167,13 @@ def _groups(shown: ProfilePage) -> str:
     head = "".join(
         f"<th{' class=n' if 0 < number < 7 else ''}>{text}</th>"
         for number, text in enumerate(
-            ("Group", "Units", "Step", "First step ms", "Best step ms", "All steps ms",
-             "Of the whole", "", "Time over width")
+            ("Group", "Units", "Step", f"First step {unit}", f"Best step {unit}",
+             f"All steps {unit}", "Of the whole", "", "Time over width")
         )
     )  # fmt: skip
     return html.section(
         "Groups: what narrowing saves",
-        "<p>Milliseconds of the network that each group saves by itself, all others whole: its "
+        "<p>What each group saves of the network's time by itself, all others whole: its "
         "first step, its best step, and down to its narrowest. Time over width runs from the "
         "narrowest to the whole group.</p>"
         f"<div class=scroll><table><thead><tr>{head}</tr></thead>"
@@ -182,7 +186,8 @@ def _layers(shown: ProfilePage) -> str:
     order = [(name, milliseconds) for name, milliseconds in order if milliseconds > 0]
     if not order:
         return ""
-    total, top = shown.whole_ms, order[0][1]
+    total = shown.whole_ms
+    factor, unit = charts.unit_of(total)
     named, rest = order[:_LAYERS], order[_LAYERS:]
     listed = [*named]
     if rest:
@@ -190,8 +195,9 @@ def _layers(shown: ProfilePage) -> str:
     outside = total - sum(shown.by_layer.values())
     if shown.times and outside > 0:
         listed.append(("whatever the widths", outside))
+    top = max(milliseconds for _, milliseconds in listed)
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td class=n>{_ms(milliseconds)}</td>"
+        f"<tr><td>{escape(name)}</td><td class=n>{_three(factor * milliseconds)}</td>"
         f"<td class=n>{100 * milliseconds / total:.1f} %</td>"
         f"<td class=bars>{bars.bar(milliseconds / top, 1)}</td></tr>"
         for name, milliseconds in listed
@@ -204,8 +210,9 @@ def _layers(shown: ProfilePage) -> str:
     )
     return html.section(
         "Layers",
-        f"<p>{note}</p><div class=scroll><table><thead><tr><th>Layer</th><th class=n>ms</th>"
-        f"<th class=n>Share</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>",
+        f"<p>{note}</p><div class=scroll><table><thead><tr><th>Layer</th>"
+        f"<th class=n>{unit}</th><th class=n>Share</th><th></th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>",
     )
 
 
@@ -222,5 +229,6 @@ def _prediction(shown: ProfilePage) -> str:
     )
 
 
-def _ms(value: float) -> str:
-    return f"{value:.4f}" if value < 0.1 else f"{value:.3f}"
+def _three(value: float) -> str:
+    """Three digits, as many behind the point as that takes."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
