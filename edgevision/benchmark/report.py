@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from edgevision.benchmark import charts
+from edgevision.benchmark.html import facts as _facts
+from edgevision.benchmark.html import page
+from edgevision.benchmark.html import pairs as _pairs
+from edgevision.benchmark.html import section as _section
+from edgevision.benchmark.html import table as _table
+from edgevision.benchmark.html import tile as _tile
 from edgevision.benchmark.report_schema import ComparisonSection, Report, read_report
 from edgevision.files import write_atomic
 
-_CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 _VERDICTS = {0: "Passed", 4: "Accuracy budget not met", 5: "Not faster than the baseline"}
 
 
@@ -45,15 +50,7 @@ def render_html(report: Report) -> str:
         _facts("Environment", report.environment),
         _lineage(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(report.title)}</title><style>{_CSS}</style></head><body><main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main></body></html>\n"
-    )
+    return page(report.title, sections)
 
 
 def _header(report: Report) -> str:
@@ -100,13 +97,6 @@ def _header(report: Report) -> str:
         f'<div class="tiles">{"".join(tiles)}</div>'
         + (f'<ul class="reasons {kind}">{reasons}</ul>' if reasons else "")
         + "</header>"
-    )
-
-
-def _tile(value: str, label: str, detail: str) -> str:
-    return (
-        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span>'
-        f"<small>{escape(detail)}</small></div>"
     )
 
 
@@ -248,52 +238,6 @@ def _lineage(report: Report) -> str:
     if report.lineage is None:
         return ""
     return _facts("Lineage", report.lineage.model_dump(mode="json", exclude_none=True))
-
-
-def _facts(title: str, values: Mapping[str, Any]) -> str:
-    return _section(title, _pairs(values)) if values else ""
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()
-) -> str:
-    right = frozenset(numbers)
-
-    def cell(tag: str, column: int, text: str) -> str:
-        return f"<{tag}{' class=n' if column in right else ''}>{escape(text)}</{tag}>"
-
-    top = "".join(cell("th", column, text) for column, text in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(cell("td", column, text) for column, text in enumerate(row)) + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    """Nested plain values as a definition list."""
-    items = "".join(
-        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{_value(value)}</dd>"
-        for key, value in values.items()
-        if value not in (None, {}, [], ())
-    )
-    return f"<dl>{items}</dl>" if items else ""
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return _pairs(value)
-    if isinstance(value, (list, tuple)):
-        return escape(", ".join(map(str, value)))
-    if isinstance(value, float):
-        return escape(f"{value:.6g}")
-    return escape(str(value))
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -18,6 +18,7 @@ from edgevision.cli._errors import run_guarded
 _COMMANDS = (
     "compress",
     "train",
+    "profile",
     "data",
     "build_engine",
     "bench",

@@ -35,6 +35,7 @@ class LatencyModel:
         error: mean relative error over measured networks, each predicted by a fit without it.
         worst: the largest of them.
         measured: number of networks behind the fit.
+        left_out: (measured,) milliseconds of each by the fit without it, in the order measured.
     """
 
     shapes: WidthShapes
@@ -44,6 +45,7 @@ class LatencyModel:
     error: float
     worst: float
     measured: int
+    left_out: Float64
 
     def milliseconds(self, kept: Ints) -> Float64:
         """float64 (B,): for (B, groups) units kept, groups in the order of ``shapes.groups``."""
@@ -54,6 +56,16 @@ class LatencyModel:
         """Milliseconds for one choice by group name; groups left out are whole."""
         row = np.array([list(self.shapes.complete(kept).values())], dtype=np.int64)
         return float(self.milliseconds(row)[0])
+
+    def by_layer(self) -> dict[str, float]:
+        """Milliseconds of each layer of the whole network, as far as widths move them."""
+        rates = self.coefficients[self.shapes.kind_of_term]
+        times = self.shapes.products(self.shapes.units[None], self.tile)[:, 0] * rates
+        found: dict[str, float] = {}
+        for number, milliseconds in zip(self.shapes.layer_of_term, times.tolist(), strict=True):
+            name = self.shapes.layers[number].name
+            found[name] = found.get(name, 0.0) + milliseconds
+        return found
 
 
 def fit_latency(shapes: WidthShapes, kept: Ints, milliseconds: Float64) -> LatencyModel:
@@ -67,10 +79,8 @@ def fit_latency(shapes: WidthShapes, kept: Ints, milliseconds: Float64) -> Laten
     if not (np.isfinite(milliseconds).all() and (milliseconds > 0).all()):
         raise ModelError("Expected times above zero.")
     solve = _solver()
-    errors: dict[int, Float64] = {}
-    for tile in TILES:
-        amounts = shapes.amounts(kept, tile)
-        errors[tile] = _left_out(amounts, milliseconds, solve)
+    left_out = {tile: _left_out(shapes.amounts(kept, tile), milliseconds, solve) for tile in TILES}
+    errors = {tile: np.abs(found / milliseconds - 1.0) for tile, found in left_out.items()}
     tile = min(TILES, key=lambda t: float(errors[t].mean()))
     fixed, coefficients = _fit(shapes.amounts(kept, tile), milliseconds, solve)
     return LatencyModel(
@@ -81,6 +91,7 @@ def fit_latency(shapes: WidthShapes, kept: Ints, milliseconds: Float64) -> Laten
         error=float(errors[tile].mean()),
         worst=float(errors[tile].max()),
         measured=len(kept),
+        left_out=left_out[tile],
     )
 
 
@@ -104,12 +115,11 @@ def _fit(amounts: Float64, times: Float64, solve: Solve) -> tuple[float, Float64
 
 
 def _left_out(amounts: Float64, times: Float64, solve: Solve) -> Float64:
-    """Relative error of each network, by a fit to the other folds."""
-    errors = np.zeros(len(times))
+    """Milliseconds of each network, by a fit to the other folds."""
+    predicted = np.zeros(len(times))
     folds = np.arange(len(times)) % _FOLDS
     for fold in range(_FOLDS):
         inside = folds != fold
         fixed, coefficients = _fit(amounts[inside], times[inside], solve)
-        predicted = fixed + amounts[~inside] @ coefficients
-        errors[~inside] = np.abs(predicted / times[~inside] - 1.0)
-    return errors
+        predicted[~inside] = fixed + amounts[~inside] @ coefficients
+    return predicted

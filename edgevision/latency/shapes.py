@@ -26,6 +26,48 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NO_DIM = -1
 
 
+class Layer(NamedTuple):
+    """A node with a channel axis, and where its channel counts are found.
+
+    Attributes:
+        name: torch's of a layer with weights, the node's of any other.
+        kind: operator, positions of the output, kernel, stride and groups: layers of one kind
+            take the same time at the same channel counts.
+        operator: ONNX's.
+        places: positions of the output, such as height times width, or tokens.
+        read: positions of the input.
+        kernel: of the weight, (1, 1) or () for a product of matrices.
+        stride: along the first axis.
+        groups: 1 for a dense layer; a depthwise one has as many as channels, and ``source`` none.
+        out: number of the channel count of the output.
+        source: that of the input; ``NO_DIM`` where it is no factor of the work.
+        weighted: whether it has weights.
+    """
+
+    name: str
+    kind: str
+    operator: str
+    places: int
+    read: int
+    kernel: tuple[int, ...]
+    stride: int
+    groups: int
+    out: int
+    source: int
+    weighted: bool
+
+    @property
+    def terms(self) -> list[Term]:
+        """What its time is made of."""
+        if self.source == NO_DIM:
+            return [Term(self.kind, self.out, NO_DIM)]
+        return [
+            Term(f"{self.kind} products", self.out, self.source),
+            Term(f"{self.kind} outputs", self.out, NO_DIM),
+            Term(f"{self.kind} inputs", self.source, NO_DIM),
+        ]
+
+
 class Term(NamedTuple):
     """``dims[first] * dims[second]`` (or the first alone) of nodes that are alike.
 
@@ -39,7 +81,9 @@ class Term(NamedTuple):
 
 
 class WidthShapes:
-    """The terms of a network, as functions of the units that its groups keep.
+    """The layers and terms of a network, as functions of the units that its groups keep.
+
+    ``moves`` says of every number that a layer or term has whether it depends on widths.
 
     Args:
         model: the exported float network.
@@ -67,12 +111,17 @@ class WidthShapes:
             lost = [whole[place] - narrow.get(place, whole[place]) for place in names]
             slopes[:, column] = np.array(lost) / (units - least)
         self._slopes = slopes
-        moving = np.abs(slopes).max(axis=1, initial=0.0) > 0
-        self.terms = tuple(
-            term
-            for term in terms_of(model, where)
+        self.moves: npt.NDArray[np.bool_] = np.abs(slopes).max(axis=1, initial=0.0) > 0
+        moving = self.moves
+        self.layers = layers_of(model, where)
+        found = [
+            (term, number)
+            for number, layer in enumerate(self.layers)
+            for term in layer.terms
             if moving[term.first] or (term.second != NO_DIM and moving[term.second])
-        )
+        ]
+        self.terms = tuple(term for term, _ in found)
+        self.layer_of_term: Ints = np.array([number for _, number in found], np.int64)
         self.kinds = tuple(sorted({term.kind for term in self.terms}))
         self._kind: Ints = np.array([self.kinds.index(term.kind) for term in self.terms], np.int64)
 
@@ -92,19 +141,32 @@ class WidthShapes:
 
         Channel counts above ``tile`` are rounded up to a multiple of it.
         """
-        dims = self._whole - (self.units - kept) @ self._slopes.T
-        dims = np.round(dims, 6)
-        if tile > 1:
-            dims = np.where(dims > tile, np.ceil(dims / tile) * tile, dims)
-        columns: list[Float64] = [
+        found = np.zeros((len(self.kinds), len(kept)))
+        np.add.at(found, self._kind, self.products(kept, tile))
+        amounts: Float64 = found.T
+        return amounts
+
+    def products(self, kept: Ints, tile: int = 1) -> Float64:
+        """float64 (terms, B): each term by itself, for (B, groups) units kept."""
+        dims = self.channels(kept, tile)
+        columns = [
             dims[:, term.first] * (dims[:, term.second] if term.second != NO_DIM else 1.0)
             for term in self.terms
         ]
-        found = np.zeros((len(self.kinds), len(kept)))
-        if columns:
-            np.add.at(found, self._kind, np.stack(columns))
-        amounts: Float64 = found.T
-        return amounts
+        return np.stack(columns) if columns else np.zeros((0, len(kept)))
+
+    def channels(self, kept: Ints, tile: int = 1) -> Float64:
+        """float64 (B, dims): every length that a layer or term numbers, at (B, groups) units kept.
+
+        Those above ``tile`` are rounded up to a multiple of it.
+        """
+        dims: Float64 = np.round(self._whole - (self.units - kept) @ self._slopes.T, 6)
+        return padded(dims, tile)
+
+    @property
+    def kind_of_term(self) -> Ints:
+        """int64 (terms,): position of each term's kind in ``kinds``."""
+        return self._kind
 
 
 def dimensions(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
@@ -119,42 +181,58 @@ def dimensions(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
     return found
 
 
+def padded(channels: Float64, tile: int) -> Float64:
+    """``channels``, those above ``tile`` rounded up to a multiple of it."""
+    if tile == 1:
+        return channels
+    return np.where(channels > tile, np.ceil(channels / tile) * tile, channels)
+
+
 def terms_of(model: onnx.ModelProto, where: Mapping[tuple[str, int], int]) -> list[Term]:
     """Every product of channel counts in ``model``; ``where`` numbers (tensor, axis)."""
+    return [term for layer in layers_of(model, where) for term in layer.terms]
+
+
+def layers_of(model: onnx.ModelProto, where: Mapping[tuple[str, int], int]) -> list[Layer]:
+    """Every node of ``model`` with a channel axis; ``where`` numbers (tensor, axis)."""
     shapes: dict[str, list[int]] = {}
     for value in infer_shapes(model):
         shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    found: list[Term] = []
+    found: list[Layer] = []
     for node in model.graph.node:
-        output = node.output[0]
-        shape = shapes.get(output, [])
+        shape = shapes.get(node.output[0], [])
         if len(shape) < 2:
             continue
         rows_last = node.op_type in ("Gemm", "MatMul") or len(shape) == 3
         channel = len(shape) - 1 if rows_last else 1
         places = prod(shape[1:]) // shape[channel]
-        out = where[output, channel]
+        out = where[node.output[0], channel]
         weight = node.input[1] if len(node.input) > 1 else ""
+        kind = f"{node.op_type} {places}"
+        name = node.name or node.output[0]
+        inputs = shapes.get(node.input[0], []) if node.input else []
         if node.op_type not in _LAYERS or weight not in weights:
-            found.append(Term(f"{node.op_type} {places}", out, NO_DIM))
+            read = prod(inputs[1:]) // shape[channel]
+            found.append(
+                Layer(name, kind, node.op_type, places, read, (), 1, 1, out, NO_DIM, False)
+            )
             continue
-        kernel = "x".join(map(str, weights[weight][2:])) or "1"
-        strides = attribute(node, "strides", [1])
-        kind = f"{node.op_type} {places} {kernel}/{strides[0]}"
+        kernel = tuple(weights[weight][2:])
+        stride = int(attribute(node, "strides", [1])[0])
         groups = int(attribute(node, "group", 1))
-        if groups > 1 and weights[weight][1] == 1:
-            found.append(Term(f"{kind} depthwise", out, NO_DIM))
-            continue
-        inputs = shapes.get(node.input[0], [])
         axis = len(inputs) - 1 if rows_last else 1
+        read = prod(inputs[1:]) // inputs[axis]
         source = where[node.input[0], axis]
-        kind += f" groups {groups}" if groups > 1 else ""
-        found += [
-            Term(f"{kind} products", out, source),
-            Term(f"{kind} outputs", out, NO_DIM),
-            Term(f"{kind} inputs", source, NO_DIM),
-        ]
+        kind += f" {'x'.join(map(str, kernel)) or '1'}/{stride}"
+        if groups > 1 and weights[weight][1] == 1:
+            kind, source = f"{kind} depthwise", NO_DIM
+        elif groups > 1:
+            kind += f" groups {groups}"
+        name = weight.rpartition(".")[0] or name
+        found.append(
+            Layer(name, kind, node.op_type, places, read, kernel, stride, groups, out, source, True)
+        )
     return found
 
 

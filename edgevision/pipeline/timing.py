@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,8 @@ from edgevision.data.base import some_images
 from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
-from edgevision.pipeline.stages.export import INPUT_NAME, export_module
+from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
+from edgevision.pipeline.stages.export import INPUT_NAME
 from edgevision.recipe import VerifySection
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 CLOSE = 0.05
 CHOSEN = "widths.json"
-FLOAT, TABLE, TIMES = "float.onnx", "calibration.json", "latency.json"
 NETWORKS = 64
 SECONDS = 40.0
 CALIBRATION_IMAGES = 16  # times hardly depend on ranges
@@ -54,41 +53,14 @@ def quantizes(job: Job) -> bool:
 
 def measure_job(job: Job, module: torch.nn.Module, work: Path) -> None:
     """Measure ``module`` at many widths; writes the float graph, its table and the times."""
-    from edgevision.latency import fit_latency, measure_widths, sample_widths
-    from edgevision.quantization import calibrate
-
-    job.progress("exporting", 0, 1, "")
-    export_module(job, module, work / FLOAT)
-    job.progress("exporting", 1, 1, "")
-    images = some_images(job.data.train, job.preprocessing, CALIBRATION_IMAGES)
-    calibrate(work / FLOAT, [images]).save(work / TABLE)
-    shapes, allowed = _shapes(job, module, work / FLOAT)
-    rows = sample_widths(list(allowed.values()), NETWORKS, job.recipe.seed)
-    times = measure_widths(
-        shapes,
-        rows,
-        get_backend(job.target.backend),
-        {INPUT_NAME: images[:1]},
+    network_times(
+        _network(job, module),
+        some_images(job.data.train, job.preprocessing, CALIBRATION_IMAGES),
         work,
-        prepare=_emitter(job, work),
-        threads=job.recipe.verify.threads,
+        networks=NETWORKS,
         seconds=SECONDS,
         seed=job.recipe.seed,
-        progress=lambda phase, done, total: job.progress(phase, done, total, ""),
-    )
-    model = fit_latency(shapes, rows, times)
-    write_json(
-        work / TIMES,
-        {
-            "groups": list(allowed),
-            "allowed": [list(widths) for widths in allowed.values()],
-            "kept": rows.tolist(),
-            "milliseconds": times.tolist(),
-            "precision": "int8" if quantizes(job) else "fp32",
-            "tile": model.tile,
-            "error": model.error,
-            "worst_error": model.worst,
-        },
+        progress=job.progress,
     )
 
 
@@ -103,7 +75,7 @@ def time_goal(job: Job, module: torch.nn.Module, work: Path) -> TimeGoal:
     model, folder = latency_model(job, module), job.done("profile").folder
     name, asked = job.prune.target
     images = some_images(job.data.train, job.preprocessing, 1)
-    prepare = _emitter(job, folder)
+    prepare = _network(job, module).emitter(folder)
     whole_graph = _candidate(model.shapes, {}, prepare, work)
     fp32, whole = _medians(job, [folder / FLOAT, whole_graph], images)
     # Predictions are of the least times, limits of medians: brought together on the whole network.
@@ -142,41 +114,24 @@ def latency_model(job: Job, module: torch.nn.Module) -> LatencyModel:
 
     done = job.done("profile")
     stored = done.json(TIMES)
-    shapes, _ = _shapes(job, module, done.path(FLOAT))
+    shapes, _ = _network(job, module).shapes(done.path(FLOAT))
     if list(shapes.groups) != stored["groups"]:
         raise ModelError("The network's groups are not those whose times were measured.")
     return fit_latency(shapes, np.array(stored["kept"]), np.array(stored["milliseconds"]))
 
 
-def _shapes(
-    job: Job, module: torch.nn.Module, path: Path
-) -> tuple[WidthShapes, dict[str, tuple[int, ...]]]:
-    from edgevision.export import load_onnx
-    from edgevision.latency import WidthShapes
-    from edgevision.pruning.allowed import allowed_widths
-
+def _network(job: Job, module: torch.nn.Module) -> Network:
     assert job.prune is not None
-    cost, allowed = allowed_widths(
-        module,
-        example_shape=(1, *job.preprocessing.input_shape),
+    return Network(
+        module=module,
+        input_shape=job.preprocessing.input_shape,
+        output_names=job.task.output_names,
+        target=job.target,
+        scheme=job.target.scheme if quantizes(job) else None,
         config=job.prune,
-        ignored=job.task.head_layers(module, len(job.data.labels)),
-        round_to=job.target.round_to,
+        ignored=tuple(job.task.head_layers(module, len(job.data.labels))),
+        threads=job.recipe.verify.threads,
     )
-    bounds = {name: (widths[0], widths[-1]) for name, widths in allowed.items()}
-    return WidthShapes(load_onnx(path), cost, bounds), allowed
-
-
-def _emitter(job: Job, folder: Path) -> Prepare | None:
-    """From a narrowed float file to the graph that ships; None where that is the float file."""
-    from edgevision.latency import quantize_narrowed
-    from edgevision.quantization import CalibrationTable
-
-    if not quantizes(job):
-        return None
-    assert job.target.scheme is not None
-    table = CalibrationTable.load(folder / TABLE)
-    return partial(quantize_narrowed, table, job.target.scheme)
 
 
 def _candidate(

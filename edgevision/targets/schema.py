@@ -36,6 +36,19 @@ class SchemeChoice(BaseModel):
     any_feature: tuple[str, ...] = Field(min_length=1)
 
 
+class Peak(BaseModel):
+    """What the hardware does at most, for estimates where it is not at hand."""
+
+    model_config = _STRICT
+
+    macs_per_second: dict[str, float] = Field(
+        min_length=1,
+        description="multiplications with addition, dense, by precision: int8, fp16, fp32",
+    )
+    bytes_per_second: float = Field(gt=0, description="of the memory")
+    source: str = Field(description="where the figures were read")
+
+
 class TargetFacts(BaseModel):
     """What the file and the loaded target share."""
 
@@ -60,6 +73,7 @@ class TargetFacts(BaseModel):
         "types later",
     )
     float_ops: tuple[str, ...] = Field((), description="operators that stay in floating point")
+    peak: Peak | None = Field(None, description="for estimates; None: not known")
 
 
 class TargetFile(TargetFacts):

@@ -15,8 +15,9 @@ OVERRIDES: dict[str, Any] = {**RECIPE, "prune": {"speedup": 1.3, "fine_tune": {"
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer and shorter measurements than deserve trust."""
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fewer and shorter measurements than deserve trust, and none kept from other runs."""
+    monkeypatch.setenv("EDGEVISION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(timing, "NETWORKS", 16)
     monkeypatch.setattr(timing, "SECONDS", 2.0)
     monkeypatch.setattr(timing, "CONFIRM_SECONDS", 0.5)

@@ -1,0 +1,111 @@
+"""Times that are kept between runs, in the user's cache folder.
+
+Whole networks are kept as sets: one session of interleaved measurements is one entry, used as a
+whole or not at all, as times of different sessions cannot be compared (decision 12). Cells, which
+are single layers, are kept one by one in a table for each device, backend and precision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+from pydantic import ValidationError
+
+from edgevision.backends.base import Backend
+from edgevision.data.cache import alone, cache_folder
+from edgevision.devices import this_machine
+from edgevision.export.graph import all_graphs
+from edgevision.files import digest, sha256_bytes, write_json
+from edgevision.latency.record import WidthTimes
+
+_DEVICE = ("name", "architecture", "cores", "cpu_features", "gpu")
+
+
+def place_of(backend: Backend, threads: int | None) -> dict[str, Any]:
+    """What a time belongs to beside the graph: device, backend and its version, threads."""
+    machine = asdict(this_machine())
+    return {
+        "device": {name: machine[name] for name in _DEVICE},
+        "backend": backend.can_run().reason,
+        "threads": threads,
+    }
+
+
+def structure_digest(model: onnx.ModelProto) -> str:
+    """sha256 hex of all but the weights: operators, attributes, names, shapes and types.
+
+    Whole numbers of 64 bits are shapes and axes, so their values count.
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for graph in all_graphs(bare.graph):
+        for tensor in graph.initializer:
+            if tensor.data_type != onnx.TensorProto.INT64:
+                for field in ("raw_data", "float_data", "int32_data", "double_data"):
+                    tensor.ClearField(field)
+    return sha256_bytes(bare.SerializeToString(deterministic=True))
+
+
+class KeptTimes:
+    """Sets of whole networks' times, one file each.
+
+    Args:
+        folder: of the cache; None: the user's.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = cache_folder(folder) / "latency" / "networks"
+
+    def find(self, key: Mapping[str, Any], *, networks: int, seconds: float) -> WidthTimes | None:
+        """The set of that key if it is of as many networks, measured for as long, or of more."""
+        try:
+            found = WidthTimes.model_validate_json(self._path(key).read_bytes())
+        except (OSError, ValidationError):  # none, or one that is damaged: measured again
+            return None
+        enough = len(found.kept) >= networks and found.seconds >= seconds
+        return found if enough else None
+
+    def keep(self, key: Mapping[str, Any], times: WidthTimes) -> None:
+        """Store ``times`` in place of what was there."""
+        write_json(self._path(key), times.model_dump(mode="json"))
+
+    def _path(self, key: Mapping[str, Any]) -> Path:
+        return self._folder / f"{digest(dict(key))}.json"
+
+
+class KeptCells:
+    """The table of cells of one device, backend and precision.
+
+    Args:
+        place: of :func:`place_of`.
+        precision: a scheme's name or ``fp32``.
+        folder: of the cache; None: the user's.
+    """
+
+    def __init__(
+        self, place: Mapping[str, Any], precision: str, folder: Path | None = None
+    ) -> None:
+        self._place = {**place, "precision": precision}
+        name = digest(self._place)[:32]
+        self._path = cache_folder(folder) / "latency" / "cells" / f"{name}.json"
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Cell → ``{"ms": milliseconds, "measured": when}``; empty where none was measured."""
+        try:
+            cells = json.loads(self._path.read_bytes())["cells"]
+            return {
+                str(cell): {"ms": float(value["ms"]), "measured": str(value["measured"])}
+                for cell, value in cells.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def keep(self, cells: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add ``cells`` to the table; the same cells in it are replaced."""
+        with alone(self._path.with_suffix(".lock")):
+            write_json(self._path, {"place": self._place, "cells": {**self.all(), **cells}})

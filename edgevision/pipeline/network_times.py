@@ -1,0 +1,221 @@
+"""Times of one network at many widths on a target: measured here, or kept from an earlier run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevision.backends import get_backend
+from edgevision.errors import ModelError
+from edgevision.pipeline.stages.export import INPUT_NAME
+from edgevision.types import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from edgevision.latency import LatencyModel, WidthShapes, WidthTimes
+    from edgevision.latency.measure import Prepare
+    from edgevision.pruning import PruneConfig
+    from edgevision.targets import Target
+
+FLOAT, TABLE, TIMES = "float.onnx", "calibration.json", "latency.json"
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to be timed as it would ship.
+
+    Attributes:
+        module: the float network.
+        input_shape: (C, H, W) of one image.
+        output_names: of the graph.
+        target: what it would ship to.
+        scheme: of its quantization, None for float.
+        config: which groups may be narrowed, and how far.
+        ignored: modules whose outputs stay whole.
+        threads: of the backend, None for its own choice.
+    """
+
+    module: torch.nn.Module
+    input_shape: tuple[int, int, int]
+    output_names: tuple[str, ...]
+    target: Target
+    scheme: str | None
+    config: PruneConfig
+    ignored: tuple[torch.nn.Module, ...]
+    threads: int | None
+
+    @property
+    def precision(self) -> str:
+        """``int8`` or ``fp32``."""
+        return "fp32" if self.scheme is None else "int8"
+
+    def export(self, path: Path) -> None:
+        """Write the float graph."""
+        from edgevision.export import export_onnx
+
+        export_onnx(
+            self.module,
+            path,
+            input_spec=TensorSpec(INPUT_NAME, ("batch", *self.input_shape)),
+            output_names=self.output_names,
+            opset=self.target.opset,
+        )
+
+    def shapes(self, path: Path) -> tuple[WidthShapes, dict[str, tuple[int, ...]]]:
+        """What time is made of, and of each group the units that may stay.
+
+        Args:
+            path: of the float graph.
+
+        Raises:
+            ModelError: no group may be narrowed, or the graph cannot be.
+        """
+        from edgevision.export import load_onnx
+        from edgevision.latency import WidthShapes
+        from edgevision.pruning.allowed import allowed_widths
+
+        cost, allowed = allowed_widths(
+            self.module,
+            example_shape=(1, *self.input_shape),
+            config=self.config,
+            ignored=self.ignored,
+            round_to=self.target.round_to,
+        )
+        if not allowed:
+            raise ModelError(
+                "No group of the network can be narrowed, so there are no widths to time.",
+                hint=f"Widths go in steps of the target's channel multiple, "
+                f"{self.target.round_to}.",
+            )
+        bounds = {name: (widths[0], widths[-1]) for name, widths in allowed.items()}
+        return WidthShapes(load_onnx(path), cost, bounds), allowed
+
+    def emitter(self, folder: Path) -> Prepare | None:
+        """From a narrowed float file to the graph that ships; None where that is the float file.
+
+        Args:
+            folder: with the calibration table.
+        """
+        from edgevision.latency import quantize_narrowed
+        from edgevision.quantization import CalibrationTable
+
+        if self.scheme is None:
+            return None
+        table = CalibrationTable.load(folder / TABLE)
+        return partial(quantize_narrowed, table, self.scheme)
+
+
+def network_times(
+    network: Network,
+    images: npt.NDArray[np.float32],
+    work: Path,
+    *,
+    networks: int,
+    seconds: float,
+    seed: int = 0,
+    fresh: bool = False,
+    progress: Progress,
+) -> tuple[LatencyModel, WidthTimes]:
+    """Measure ``network`` at many widths, or take a session that an earlier run kept.
+
+    Writes the float graph, its calibration table and the times into ``work``.
+
+    Args:
+        images: (N, C, H, W) that it is calibrated on; the first one is what is timed.
+        networks: widths that are measured.
+        seconds: that are measured altogether.
+        seed: of the widths and of the order.
+        fresh: measure whatever was kept.
+        progress: called with (phase, done, total, note).
+
+    Raises:
+        ModelError: the network cannot be exported, narrowed, quantized or run.
+    """
+    from edgevision.export import load_onnx
+    from edgevision.latency import KeptTimes, place_of, structure_digest
+    from edgevision.quantization import calibrate
+
+    progress("exporting", 0, 1, "")
+    network.export(work / FLOAT)
+    progress("exporting", 1, 1, "")
+    calibrate(work / FLOAT, [images]).save(work / TABLE)
+    shapes, allowed = network.shapes(work / FLOAT)
+    shipped = work / "whole.onnx"
+    prepare = network.emitter(work)
+    if prepare is not None:
+        prepare(work / FLOAT, shipped)
+    key: dict[str, Any] = {
+        # As it ships: another way to quantize is another graph.
+        "structure": structure_digest(load_onnx(work / FLOAT if prepare is None else shipped)),
+        "input": list(network.input_shape),
+        "allowed": {name: list(widths) for name, widths in allowed.items()},
+        **place_of(get_backend(network.target.backend), network.threads),
+    }
+    shipped.unlink(missing_ok=True)
+    kept = KeptTimes()
+    times = None if fresh else kept.find(key, networks=networks, seconds=seconds)
+    if times is None:
+        times = _measured(network, shapes, allowed, images, work, networks, seconds, seed, progress)
+        kept.keep(key, times)
+    else:
+        progress(f"times of {len(times.kept)} networks: kept from {times.measured}", 1, 1, "")
+    return _written(times, shapes, work), times
+
+
+def _measured(
+    network: Network,
+    shapes: WidthShapes,
+    allowed: dict[str, tuple[int, ...]],
+    images: npt.NDArray[np.float32],
+    work: Path,
+    networks: int,
+    seconds: float,
+    seed: int,
+    progress: Progress,
+) -> WidthTimes:
+    from edgevision.latency import WidthTimes, measure_widths, now, place_of, sample_widths
+
+    rows = sample_widths(list(allowed.values()), networks, seed)
+    backend = get_backend(network.target.backend)
+    place, load = place_of(backend, network.threads), os.getloadavg()[0]
+    times = measure_widths(
+        shapes,
+        rows,
+        backend,
+        {INPUT_NAME: images[:1]},
+        work,
+        prepare=network.emitter(work),
+        threads=network.threads,
+        seconds=seconds,
+        seed=seed,
+        progress=lambda phase, done, total: progress(phase, done, total, ""),
+    )
+    return WidthTimes(
+        groups=tuple(allowed),
+        allowed=tuple(allowed.values()),
+        kept=rows.tolist(),
+        milliseconds=tuple(times.tolist()),
+        precision=network.precision,
+        backend=place["backend"],
+        device=place["device"]["name"],
+        threads=network.threads,
+        seconds=seconds,
+        load=load,
+        measured=now(),
+    )
+
+
+def _written(times: WidthTimes, shapes: WidthShapes, work: Path) -> LatencyModel:
+    from edgevision.files import write_json
+
+    model = times.fit(shapes)
+    write_json(work / TIMES, times.with_errors(model))
+    return model

@@ -1,0 +1,408 @@
+"""``profile``: where a network's time goes on a target, at the widths that it could have."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevision.backends import get_backend
+from edgevision.devices import environment
+from edgevision.errors import UsageError
+from edgevision.files import write_atomic, write_json
+from edgevision.pipeline import timing
+from edgevision.pipeline.foreign import is_onnx
+from edgevision.pipeline.job import Progress, resolve_input, silent
+from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
+from edgevision.pipeline.survey import timing_status
+from edgevision.targets import Target, load_target
+from edgevision.tasks import get_task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from edgevision.latency import WidthTimes
+    from edgevision.latency.curves import GroupCurve, TimeModel
+    from edgevision.latency.estimate import LatencyEstimate
+    from edgevision.latency.grid import HeatMap
+
+MAPS = 6
+PAGE, ESTIMATE, MAP_FILE = "profile.html", "estimate.json", "maps.json"
+_CLASSES, _OWN_SIZE, _USUAL_SIZE = 1000, 32, 224
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """What ``profile`` found.
+
+    Attributes:
+        folder: with the times, the heat maps and the page.
+        page: the HTML file.
+        target: with its JetPack, where it has one.
+        precision: ``int8``, ``fp16`` or ``fp32``.
+        model: predicts milliseconds from widths.
+        times: what was measured; None where ``model`` is an estimate.
+        errors: mean and worst relative error of networks left out; None for an estimate.
+        curves: what each group saves, those that save most first.
+        maps: heat maps of the costliest kinds of layers.
+    """
+
+    folder: Path
+    page: Path
+    target: str
+    precision: str
+    model: TimeModel
+    times: WidthTimes | None
+    errors: tuple[float, float] | None
+    curves: tuple[GroupCurve, ...]
+    maps: tuple[HeatMap, ...]
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether nothing was measured."""
+        return self.times is None
+
+    @property
+    def whole_ms(self) -> float:
+        """Milliseconds of the whole network: measured where it was."""
+        return self.times.milliseconds[0] if self.times else self.model.of({})
+
+
+def profile(
+    model: str,
+    *,
+    target: str = "cpu",
+    data: str | None = None,
+    size: int | None = None,
+    precision: str | None = None,
+    seconds: float | None = None,
+    threads: int | None = None,
+    maps: int = MAPS,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> ProfileResult:
+    """Measure a network at the widths that pruning could give it, and show where its time goes.
+
+    Where ``target`` cannot be timed here, its times are estimated from what its description says
+    of it, and everything that comes out says so.
+
+    Args:
+        model: as ``compress`` takes it, but no ONNX file; weights do not matter.
+        target: a name of ``edgevision targets`` or a YAML file.
+        data: gives classes, input and calibration images; without it noise is fed, which takes as
+            long, to 1000 classes.
+        size: height and width of the input in pixels; None: the data's, or the network's own.
+        precision: ``int8`` or ``fp32``, of an estimate ``fp16`` too; None: int8 where the target
+            has it.
+        seconds: measured over all whole networks; None: as pruning to a time does.
+        threads: of the backend, None for its own choice.
+        maps: kinds of layers that get a heat map, the costliest first.
+        out: folder to write; default ``runs/MODEL-TARGET-profile``.
+        fresh: measure again what earlier runs kept.
+        progress: called with (phase, done, total, note).
+
+    Raises:
+        UsageError: an ONNX file, an unknown target, or a precision that it does not run.
+        UnavailableError: the target can be neither timed nor estimated here.
+        ModelError, DataError: model or data cannot be used.
+    """
+    if is_onnx(model):
+        raise UsageError(
+            f"{model} is an ONNX graph: the groups that pruning narrows are found in the network "
+            "itself.",
+            hint="Give the network as a name, path/net.py:factory or a checkpoint.",
+        )
+    chosen = load_target(target)
+    measured = timing_status(chosen).ok
+    wanted = _precision(chosen, precision, measured)
+    module, shape, classes, images = _network_of(model, data, size)
+    task = get_task("classification")
+    network = Network(
+        module=module,
+        input_shape=shape,
+        output_names=task.output_names,
+        target=chosen,
+        scheme=chosen.scheme if wanted == "int8" else None,
+        config=_config(),
+        ignored=tuple(task.head_layers(module, classes)),
+        threads=threads,
+    )
+    folder = Path(out) if out is not None else _default_folder(model, chosen)
+    work = folder / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        run = _measure if measured else _estimate
+        result = run(network, images, wanted, folder, work, seconds, maps, fresh, progress)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _write_page(model, result, chosen)
+    return result
+
+
+def _measure(
+    network: Network,
+    images: npt.NDArray[np.float32],
+    precision: str,
+    folder: Path,
+    work: Path,
+    seconds: float | None,
+    maps: int,
+    fresh: bool,
+    progress: Progress,
+) -> ProfileResult:
+    from edgevision.latency import KeptCells, place_of
+    from edgevision.latency.cells import measure_map, shape_of
+    from edgevision.latency.curves import group_curves
+    from edgevision.latency.grid import grids_of
+
+    model, times = network_times(
+        network,
+        images,
+        work,
+        networks=timing.NETWORKS,
+        seconds=seconds or timing.SECONDS,
+        fresh=fresh,
+        progress=progress,
+    )
+    (work / TIMES).replace(folder / TIMES)
+    backend = get_backend(network.target.backend)
+    kept = KeptCells(place_of(backend, network.threads), network.scheme or precision)
+    grids = grids_of(
+        model.shapes, model.by_layer(), lambda layer: shape_of(layer) is not None, maps
+    )
+    found = []
+    for number, grid in enumerate(grids):
+
+        def told(share: float, number: int = number, kind: str = grid.layer.kind) -> None:
+            done = round(100 * (number + share))
+            progress("timing single layers", done, 100 * len(grids), kind)
+
+        found.append(
+            measure_map(
+                grid,
+                backend,
+                work,
+                kept,
+                scheme=network.scheme,
+                threads=network.threads,
+                fresh=fresh,
+                progress=told,
+            )
+        )
+    shown = tuple(one for one in found if one is not None)
+    write_json(folder / MAP_FILE, {"maps": [one.to_dict() for one in shown]})
+    allowed = dict(zip(times.groups, times.allowed, strict=True))
+    return ProfileResult(
+        folder=folder,
+        page=folder / PAGE,
+        target=network.target.reference,
+        precision=precision,
+        model=model,
+        times=times,
+        errors=(model.error, model.worst),
+        curves=group_curves(model, allowed),
+        maps=shown,
+    )
+
+
+def _estimate(
+    network: Network,
+    images: npt.NDArray[np.float32],
+    precision: str,
+    folder: Path,
+    work: Path,
+    seconds: float | None,
+    maps: int,
+    fresh: bool,
+    progress: Progress,
+) -> ProfileResult:
+    from edgevision.latency.curves import group_curves
+    from edgevision.latency.estimate import estimate_latency, require_peak
+    from edgevision.latency.grid import grids_of
+
+    require_peak(network.target, precision)
+    progress("exporting", 0, 1, "")
+    network.export(work / FLOAT)
+    progress("exporting", 1, 1, "")
+    shapes, allowed = network.shapes(work / FLOAT)
+    model = estimate_latency(shapes, network.target, precision)
+    grids = grids_of(shapes, model.by_layer(), lambda layer: True, maps)
+    curves = group_curves(model, allowed)
+    shown = tuple(model.heat_map(grid) for grid in grids)
+    write_json(folder / ESTIMATE, _estimate_values(model, network.target, precision, curves))
+    write_json(folder / MAP_FILE, {"estimate": True, "maps": [one.to_dict() for one in shown]})
+    return ProfileResult(
+        folder=folder,
+        page=folder / PAGE,
+        target=network.target.reference,
+        precision=precision,
+        model=model,
+        times=None,
+        errors=None,
+        curves=curves,
+        maps=shown,
+    )
+
+
+def _estimate_values(
+    model: LatencyEstimate, target: Target, precision: str, curves: tuple[GroupCurve, ...]
+) -> dict[str, Any]:
+    return {
+        "estimate": True,
+        "target": target.reference,
+        "precision": precision,
+        "milliseconds": model.of({}),
+        "tile": model.tile,
+        "peak": target.peak.model_dump(mode="json") if target.peak else None,
+        "groups": {curve.name: curve.to_dict() for curve in curves},
+        "layers": model.by_layer(),
+    }
+
+
+def _precision(target: Target, asked: str | None, measured: bool) -> str:
+    if asked is None:
+        return "int8" if target.scheme is not None else "fp32"
+    known = ("int8", "fp32") if measured else ("int8", "fp16", "fp32")
+    if asked not in known:
+        raise UsageError(
+            f"precision must be one of {', '.join(known)} for '{target.reference}', got '{asked}'."
+        )
+    if asked == "int8" and target.scheme is None:
+        raise UsageError(
+            f"'{target.reference}' has no INT8 scheme here: {target.scheme_reason}.",
+            hint="Use fp32.",
+        )
+    return asked
+
+
+def _network_of(
+    model: str, data: str | None, size: int | None
+) -> tuple[torch.nn.Module, tuple[int, int, int], int, npt.NDArray[np.float32]]:
+    """The network, (C, H, W) of its input, its classes, and images to calibrate on."""
+    import numpy as np
+
+    from edgevision.models import create, trust_factory
+    from edgevision.models.checkpoint import load_checkpoint
+
+    trust_factory(model)
+    if Path(model).is_dir() and data is None:
+        module, card = load_checkpoint(Path(model))
+        shape, classes = card.as_preprocessing().input_shape, len(card.labels)
+        if size not in (None, shape[1]):
+            raise UsageError(
+                f"The checkpoint {model} takes {shape[1]}x{shape[2]} pixels, got size {size}.",
+                hint="Leave the size out.",
+            )
+    elif data is None:
+        side = size or _own_size(model)
+        shape, classes = (3, side, side), _CLASSES
+        module = create(model, num_classes=classes, in_channels=3, image_size=(side, side))
+    else:
+        return _network_on(model, data, size)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(timing.CALIBRATION_IMAGES, *shape)).astype(np.float32)
+    return module, shape, classes, images
+
+
+def _network_on(
+    model: str, data: str, size: int | None
+) -> tuple[torch.nn.Module, tuple[int, int, int], int, npt.NDArray[np.float32]]:
+    from edgevision.data import load_data
+    from edgevision.data.base import some_images
+    from edgevision.models import create
+    from edgevision.recipe import InputSection
+
+    section = InputSection() if size is None else InputSection(size=(size, size))
+    splits = load_data(data, image_size=section.size)
+    image = resolve_input(splits.preprocessing, section)
+    module = create(
+        model,
+        num_classes=len(splits.labels),
+        in_channels=image.channels,
+        image_size=(image.height, image.width),
+    )
+    images = some_images(splits.train, image, timing.CALIBRATION_IMAGES)
+    return module, image.input_shape, len(splits.labels), images
+
+
+def _own_size(model: str) -> int:
+    """Pixels that the network was made for, as far as its library says."""
+    from edgevision.lazy import require
+    from edgevision.models.families import FAMILIES
+
+    if model in FAMILIES:
+        return _OWN_SIZE
+    timm, name = require("timm"), model.removeprefix("timm:")
+    known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return int(known.input_size[-1]) if known is not None else _USUAL_SIZE
+
+
+def _config() -> Any:
+    """Which groups may be narrowed: those that pruning to a time would narrow by itself."""
+    from edgevision.pruning import PruneConfig
+
+    return PruneConfig(speedup=2.0)
+
+
+def _default_folder(model: str, target: Target) -> Path:
+    name = f"{Path(model).name or 'model'}-{target.reference}-profile"
+    return Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+
+
+def _write_page(model: str, result: ProfileResult, target: Target) -> None:
+    from edgevision.latency.page import ProfilePage, render
+
+    text = render(
+        ProfilePage(
+            model=model,
+            target=result.target,
+            precision=result.precision,
+            whole_ms=result.whole_ms,
+            tile=result.model.tile,
+            curves=result.curves,
+            by_layer=result.model.by_layer(),
+            maps=result.maps,
+            times=result.times,
+            predicted=_predicted(result),
+            facts=_facts(result, target),
+        )
+    )
+    write_atomic(result.page, text.encode())
+
+
+def _predicted(result: ProfileResult) -> list[float]:
+    from edgevision.latency import LatencyModel
+
+    if not isinstance(result.model, LatencyModel):
+        return []
+    return [float(value) for value in result.model.left_out]
+
+
+def _facts(result: ProfileResult, target: Target) -> Mapping[str, Any]:
+    if result.times is None:
+        peak = target.peak
+        return {
+            "target": target.title,
+            "peak": peak.model_dump(mode="json") if peak else {},
+            "tile": f"{target.round_to}, the target's channel multiple",
+        }
+    times = result.times
+    return {
+        "session": {
+            "device": times.device,
+            "backend": times.backend,
+            "threads": times.threads or "the backend's own choice",
+            "seconds": times.seconds,
+            "networks": len(times.kept),
+            "measured": times.measured,
+            "load_when_it_began": times.load,
+        },
+        "this_run": environment(),
+    }
