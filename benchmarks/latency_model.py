@@ -64,15 +64,15 @@ def predicted(name: str, size: int, threads: int, seconds: float) -> dict[str, A
         path = folder / "float.onnx"
         spec = TensorSpec("image", ("batch", *shape))
         export_onnx(module, path, input_spec=spec, output_names=["logits"])
-        cost, allowed = allowed_widths(
+        found = allowed_widths(
             module,
             example_shape=(1, *shape),
             config=PruneConfig(speedup=2.0),
             ignored=get_task("classification").head_layers(module, 10),
             round_to=8,
         )
-        bounds = {group: (widths[0], widths[-1]) for group, widths in allowed.items()}
-        shapes = WidthShapes(load_onnx(path), cost, bounds)
+        cost, allowed = found.cost, found.allowed
+        shapes = WidthShapes(load_onnx(path), cost, found.bounds)
         widths = list(allowed.values())
         rows = np.vstack(
             [sample_widths(widths, FITTED, 1), sample_widths(widths, TESTED + 1, 2)[1:]]

@@ -88,16 +88,15 @@ class Case:
     @cached_property
     def latency(self) -> LatencyModel:
         """Times of the INT8 network at random widths, measured once."""
-        cost, allowed = allowed_widths(
+        found = allowed_widths(
             self.module,
             example_shape=(1, *self.shape),
             config=self.config(speedup=2.0),
             ignored=self.head,
             round_to=ROUND_TO,
         )
-        bounds = {group: (widths[0], widths[-1]) for group, widths in allowed.items()}
-        shapes = WidthShapes(load_onnx(self.ready.fp32), cost, bounds)
-        rows = sample_widths(list(allowed.values()), NETWORKS_TIMED, 0)
+        shapes = WidthShapes(load_onnx(self.ready.fp32), found.cost, found.bounds)
+        rows = sample_widths(list(found.allowed.values()), NETWORKS_TIMED, 0)
         stored = self.folder / "times.json"
         if not stored.exists():
             prepare_graph = partial(quantize_narrowed, CalibrationTable.load(self.table), SCHEME)

@@ -6,7 +6,7 @@ from edgevision.latency.kept import KeptCells, KeptTimes, place_of, structure_di
 from edgevision.latency.measure import measure_widths, quantize_narrowed
 from edgevision.latency.model import LatencyModel, fit_latency, relative_errors
 from edgevision.latency.record import WidthTimes, now
-from edgevision.latency.shapes import WidthShapes, sample_widths
+from edgevision.latency.shapes import WidthShapes, narrows_in_place, sample_widths
 
 __all__ = [
     "KeptCells",
@@ -16,6 +16,7 @@ __all__ = [
     "WidthTimes",
     "fit_latency",
     "measure_widths",
+    "narrows_in_place",
     "now",
     "place_of",
     "quantize_narrowed",

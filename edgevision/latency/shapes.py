@@ -7,7 +7,7 @@ units that the groups keep, found by inferring the graph's shapes once with each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -15,15 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edgevision.errors import ModelError
 from edgevision.export.graph import attribute
 from edgevision.export.narrow import narrow_onnx
 from edgevision.pruning.cost import WidthCost
 from edgevision.quantization.placement import infer_shapes
+from edgevision.quantization.simulation import Float32, Simulator
 
 Float64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NO_DIM = -1
+Narrow = Callable[[Mapping[str, int]], onnx.ModelProto]
 
 
 class Layer(NamedTuple):
@@ -89,31 +92,36 @@ class WidthShapes:
         model: the exported float network.
         cost: of its groups, in any order of units.
         widths: group → (all its units, the fewest that may stay).
+        narrow: from the units that every group keeps to the narrower graph; None where ``model``
+            can be narrowed in place, see :func:`narrows_in_place`.
 
     Raises:
         ModelError: the graph cannot be narrowed, or its shapes contradict each other then.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, cost: WidthCost, widths: Mapping[str, tuple[int, int]]
+        self,
+        model: onnx.ModelProto,
+        cost: WidthCost,
+        widths: Mapping[str, tuple[int, int]],
+        narrow: Narrow | None = None,
     ) -> None:
         self.groups = tuple(widths)
         self.units: Ints = np.array([units for units, _ in widths.values()], dtype=np.int64)
-        self._model = model
-        self._cost = cost
+        self._narrow = narrow or (lambda kept: narrow_onnx(model, cost.layer_widths(kept)))
         whole = dimensions(model)
         names = sorted(whole)
         where = {place: index for index, place in enumerate(names)}
         self._whole: Float64 = np.array([whole[place] for place in names], dtype=np.float64)
         slopes = np.zeros((len(names), len(self.groups)))
         for column, (name, (units, least)) in enumerate(widths.items()):
-            narrow = dimensions(self.narrowed({name: least}))
-            lost = [whole[place] - narrow.get(place, whole[place]) for place in names]
+            fewer = dimensions(self.narrowed({name: least}))
+            lost = [whole[place] - fewer.get(place, whole[place]) for place in names]
             slopes[:, column] = np.array(lost) / (units - least)
         self._slopes = slopes
         self.moves: npt.NDArray[np.bool_] = np.abs(slopes).max(axis=1, initial=0.0) > 0
         moving = self.moves
-        self.layers = layers_of(model, where)
+        self.layers = layers_of(model, where, moving)
         found = [
             (term, number)
             for number, layer in enumerate(self.layers)
@@ -134,7 +142,7 @@ class WidthShapes:
 
     def narrowed(self, kept: Mapping[str, int]) -> onnx.ModelProto:
         """The network with ``kept`` units in each group; groups left out are whole."""
-        return narrow_onnx(self._model, self._cost.layer_widths(self.complete(kept)))
+        return self._narrow(self.complete(kept))
 
     def amounts(self, kept: Ints, tile: int = 1) -> Float64:
         """float64 (B, kinds): the sum of all terms of a kind, for (B, groups) units kept.
@@ -169,6 +177,27 @@ class WidthShapes:
         return self._kind
 
 
+def narrows_in_place(
+    model: onnx.ModelProto, cost: WidthCost, widths: Mapping[str, tuple[int, int]], image: Float32
+) -> bool:
+    """Whether ``model`` still runs when each layer's weights alone are cut to the fewest units.
+
+    It does not where widths stand in the graph itself, as in a reshape to heads or a split.
+
+    Args:
+        widths: group → (all its units, the fewest that may stay).
+        image: (1, C, H, W).
+    """
+    least = {name: fewest for name, (_, fewest) in widths.items()}
+    outputs = [value.name for value in model.graph.output]
+    try:
+        narrow = narrow_onnx(model, cost.layer_widths(least))
+        next(iter(Simulator(narrow, outputs)(image)))
+    except ModelError:
+        return False
+    return True
+
+
 def dimensions(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
     """(tensor, axis) → length, of activations and weights, free axes as 1."""
     found: dict[tuple[str, int], int] = {}
@@ -188,13 +217,15 @@ def padded(channels: Float64, tile: int) -> Float64:
     return np.where(channels > tile, np.ceil(channels / tile) * tile, channels)
 
 
-def terms_of(model: onnx.ModelProto, where: Mapping[tuple[str, int], int]) -> list[Term]:
-    """Every product of channel counts in ``model``; ``where`` numbers (tensor, axis)."""
-    return [term for layer in layers_of(model, where) for term in layer.terms]
+def layers_of(
+    model: onnx.ModelProto, where: Mapping[tuple[str, int], int], moving: npt.NDArray[np.bool_]
+) -> list[Layer]:
+    """Every node of ``model`` with a channel axis.
 
-
-def layers_of(model: onnx.ModelProto, where: Mapping[tuple[str, int], int]) -> list[Layer]:
-    """Every node of ``model`` with a channel axis; ``where`` numbers (tensor, axis)."""
+    Args:
+        where: (tensor, axis) → number.
+        moving: of each number, whether it depends on widths.
+    """
     shapes: dict[str, list[int]] = {}
     for value in infer_shapes(model):
         shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
@@ -206,6 +237,9 @@ def layers_of(model: onnx.ModelProto, where: Mapping[tuple[str, int], int]) -> l
             continue
         rows_last = node.op_type in ("Gemm", "MatMul") or len(shape) == 3
         channel = len(shape) - 1 if rows_last else 1
+        if not moving[where[node.output[0], channel]]:  # attention: heads may move instead
+            axes = [axis for axis in range(1, len(shape)) if moving[where[node.output[0], axis]]]
+            channel = axes[0] if axes else channel
         places = prod(shape[1:]) // shape[channel]
         out = where[node.output[0], channel]
         weight = node.input[1] if len(node.input) > 1 else ""

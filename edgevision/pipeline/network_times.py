@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgevision.backends import get_backend
 from edgevision.errors import ModelError
@@ -15,13 +18,15 @@ from edgevision.pipeline.stages.export import INPUT_NAME
 from edgevision.types import TensorSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
+    import onnx
     import torch
 
     from edgevision.latency import LatencyModel, WidthShapes, WidthTimes
     from edgevision.latency.measure import Prepare
+    from edgevision.latency.shapes import Narrow
     from edgevision.pruning import PruneConfig
+    from edgevision.pruning.allowed import AllowedWidths
     from edgevision.targets import Target
 
 FLOAT, TABLE, TIMES = "float.onnx", "calibration.json", "latency.json"
@@ -79,24 +84,36 @@ class Network:
             ModelError: no group may be narrowed, or the graph cannot be.
         """
         from edgevision.export import load_onnx
-        from edgevision.latency import WidthShapes
+        from edgevision.latency import WidthShapes, narrows_in_place
         from edgevision.pruning.allowed import allowed_widths
 
-        cost, allowed = allowed_widths(
+        found = allowed_widths(
             self.module,
             example_shape=(1, *self.input_shape),
             config=self.config,
             ignored=self.ignored,
             round_to=self.target.round_to,
         )
-        if not allowed:
+        if not found.allowed:
             raise ModelError(
                 "No group of the network can be narrowed, so there are no widths to time.",
                 hint=f"Widths go in steps of the target's channel multiple, "
                 f"{self.target.round_to}.",
             )
-        bounds = {name: (widths[0], widths[-1]) for name, widths in allowed.items()}
-        return WidthShapes(load_onnx(path), cost, bounds), allowed
+        model = load_onnx(path)
+        image = np.zeros((1, *self.input_shape), np.float32)
+        narrow: Narrow | None = None
+        if not narrows_in_place(model, found.cost, found.bounds, image):
+            narrow = partial(self._exported_anew, found)
+        return WidthShapes(model, found.cost, found.bounds, narrow), dict(found.allowed)
+
+    def _exported_anew(self, widths: AllowedWidths, kept: Mapping[str, int]) -> onnx.ModelProto:
+        from edgevision.export import load_onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / FLOAT
+            replace(self, module=widths.narrowed(kept)).export(path)
+            return load_onnx(path)
 
     def emitter(self, folder: Path) -> Prepare | None:
         """From a narrowed float file to the graph that ships; None where that is the float file.

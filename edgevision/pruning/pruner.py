@@ -183,7 +183,7 @@ class _Session:
 
     def step(self, module: nn.Module, step: int) -> nn.Module:
         """A narrowed copy of ``module``; groups that break it are found and left whole."""
-        graph = find_groups(module, self.example, self.ignored, attributes=self.time is None)
+        graph = find_groups(module, self.example, self.ignored)
         if not self.units:
             self.units = {group.name: len(group.units) for group in graph.groups}
         self.whole.update(graph.whole)

@@ -9,7 +9,6 @@ from torch import nn
 from edgevision.export import export_onnx
 from edgevision.pruning import PruneConfig
 from edgevision.pruning.allowed import allowed_widths
-from edgevision.pruning.cost import WidthCost
 from edgevision.types import TensorSpec
 
 SHAPE = (3, 16, 16)
@@ -24,16 +23,12 @@ class Exported:
         spec = TensorSpec("image", ("batch", *SHAPE))
         export_onnx(self.module, self.path, input_spec=spec, output_names=["logits"])
         head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1:]
-        self.cost: WidthCost
-        self.allowed: dict[str, tuple[int, ...]]
-        self.cost, self.allowed = allowed_widths(
+        self.widths = allowed_widths(
             module,
             example_shape=(1, *SHAPE),
             config=PruneConfig(macs=0.5),
             ignored=head,
             round_to=2,
         )
-
-    @property
-    def bounds(self) -> dict[str, tuple[int, int]]:
-        return {name: (widths[0], widths[-1]) for name, widths in self.allowed.items()}
+        self.cost, self.allowed = self.widths.cost, self.widths.allowed
+        self.bounds = self.widths.bounds

@@ -18,7 +18,7 @@ from edgevision.errors import ModelError
 from edgevision.export import load_onnx, save_onnx
 from edgevision.export.narrow import narrow_onnx
 from edgevision.latency import WidthShapes, sample_widths
-from edgevision.latency.shapes import NO_DIM, dimensions, terms_of
+from edgevision.latency.shapes import NO_DIM, dimensions, layers_of
 from edgevision.pruning.cost import Width
 
 
@@ -31,7 +31,9 @@ def counted(model: onnx.ModelProto) -> dict[str, float]:
     sizes = dimensions(model)
     names = sorted(sizes)
     found: Counter[str] = Counter()
-    for term in terms_of(model, {place: index for index, place in enumerate(names)}):
+    numbers = {place: index for index, place in enumerate(names)}
+    layers = layers_of(model, numbers, np.ones(len(names), dtype=np.bool_))
+    for term in [term for layer in layers for term in layer.terms]:
         second = 1 if term.second == NO_DIM else sizes[names[term.second]]
         found[term.kind] += sizes[names[term.first]] * second
     return dict(found)

@@ -43,10 +43,10 @@ def batches() -> Any:
 
 def goal_of(module: nn.Module, share: float, **fields: Any) -> TimeGoal:
     """A time that is the network's MACs, of which ``share`` may stay."""
-    cost, allowed = allowed_widths(
+    found = allowed_widths(
         module, example_shape=IMAGE, config=CONFIG, ignored=heads(module), round_to=2
     )
-    groups = tuple(allowed)
+    cost, groups = found.cost, tuple(found.allowed)
 
     def times(rows: Any) -> Any:
         return np.array([cost.macs(dict(zip(groups, r, strict=True))) for r in rows.tolist()]) / 1e6
