@@ -1,17 +1,16 @@
-"""The plain HTML page: one file, no script, nothing loaded from elsewhere, every value escaped."""
+"""The report's page, see ``markup``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgevision.benchmark import charts
+from edgevision.benchmark import charts, markup
 from edgevision.benchmark.report_schema import ComparisonSection, Report, read_report
 from edgevision.files import write_atomic
 
-_CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 _VERDICTS = {0: "Passed", 4: "Accuracy budget not met", 5: "Not faster than the baseline"}
 
 
@@ -45,15 +44,7 @@ def render_html(report: Report) -> str:
         _facts("Environment", report.environment),
         _lineage(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(report.title)}</title><style>{_CSS}</style></head><body><main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main></body></html>\n"
-    )
+    return markup.page(report.title, sections)
 
 
 def _header(report: Report) -> str:
@@ -64,7 +55,7 @@ def _header(report: Report) -> str:
     if verdict.latency is not None:
         latency = verdict.latency
         tiles.append(
-            _tile(
+            markup.tile(
                 f"{latency.ratio:.2f} times",
                 "faster" if latency.low > 1 else "as fast, by the interval",
                 f"{latency.baseline:.3f} → {latency.candidate:.3f} ms p50, "
@@ -74,7 +65,7 @@ def _header(report: Report) -> str:
     if verdict.accuracy is not None:
         accuracy = verdict.accuracy
         tiles.append(
-            _tile(
+            markup.tile(
                 f"{accuracy.candidate:.2f} %",
                 f"{accuracy.metric} accuracy",
                 f"FP32 {accuracy.baseline:.2f} %, drop {accuracy.drop:.2f} of "
@@ -84,12 +75,18 @@ def _header(report: Report) -> str:
     small, large = _sizes_by_role(report)
     if small and large:
         tiles.append(
-            _tile(f"{large / small:.2f} times", "smaller", f"{_bytes(large)} → {_bytes(small)}")
+            markup.tile(
+                f"{large / small:.2f} times",
+                "smaller",
+                f"{markup.in_bytes(large)} → {markup.in_bytes(small)}",
+            )
         )
     if report.model.macs is not None:
         before, after = report.model.macs
         tiles.append(
-            _tile(f"{before / max(after, 1):.2f} times", "fewer MACs", f"{before:,} → {after:,}")
+            markup.tile(
+                f"{before / max(after, 1):.2f} times", "fewer MACs", f"{before:,} → {after:,}"
+            )
         )
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
     data = f" · data {escape(report.data.reference)}" if report.data else ""
@@ -103,13 +100,6 @@ def _header(report: Report) -> str:
     )
 
 
-def _tile(value: str, label: str, detail: str) -> str:
-    return (
-        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span>'
-        f"<small>{escape(detail)}</small></div>"
-    )
-
-
 def _candidates(report: Report) -> str:
     if not report.candidates:
         return ""
@@ -118,15 +108,15 @@ def _candidates(report: Report) -> str:
             ("→ " if row.shipped else "") + row.name,
             f"{row.accuracy:.2f}",
             f"{row.drop:+.2f}",
-            _number(row.latency_p50_ms),
+            markup.number(row.latency_p50_ms),
             "" if row.ratio is None else f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})",
-            "" if row.bytes is None else _bytes(row.bytes),
+            "" if row.bytes is None else markup.in_bytes(row.bytes),
             row.note,
         )
         for row in report.candidates
     ]
     head = ("Network", "Accuracy %", "Drop", "p50 ms", "Times FP32", "Size", "")
-    return _section("Candidates", _table(head, rows, numbers=(1, 2, 3, 4, 5)))
+    return markup.section("Candidates", markup.table(head, rows, numbers=(1, 2, 3, 4, 5)))
 
 
 def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
@@ -138,10 +128,10 @@ def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
         rows.append(
             (
                 name,
-                _number(run.latency_p50_ms),
-                _number(run.latency_p90_ms),
-                _number(run.latency_p99_ms),
-                _number(run.latency_mean_ms),
+                markup.number(run.latency_p50_ms),
+                markup.number(run.latency_p90_ms),
+                markup.number(run.latency_p99_ms),
+                markup.number(run.latency_mean_ms),
                 f"{run.throughput:,.0f}",
                 f"{run.samples:,}",
                 "1"
@@ -150,7 +140,7 @@ def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
             )
         )
     head = ("Run", "p50 ms", "p90 ms", "p99 ms", "mean ms", "images/s", "samples", "times faster")
-    parts = [f"<p>{escape(note)}</p>", _table(head, rows, numbers=range(1, 8))]
+    parts = [f"<p>{escape(note)}</p>", markup.table(head, rows, numbers=range(1, 8))]
     parts += [charts.interval(r.value, r.low, r.high) for r in section.ratios.values()]
     if section.samples_ms:
         parts.append(
@@ -162,9 +152,9 @@ def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
         parts.append(
             "<details><summary>How it was measured</summary>"
             "<p>Every round calls each run once, in random order, after a warm-up; the interval is "
-            "a block bootstrap over the rounds.</p>" + _pairs(protocol) + "</details>"
+            "a block bootstrap over the rounds.</p>" + markup.pairs(protocol) + "</details>"
         )
-    return _section(title, "".join(parts))
+    return markup.section(title, "".join(parts))
 
 
 def _accuracy(report: Report) -> str:
@@ -175,8 +165,8 @@ def _accuracy(report: Report) -> str:
     for label, (before, after) in accuracy.per_class.items():
         change = "" if before is None or after is None else f"{after - before:+.2f}"
         rows.append(
-            f"<tr><td>{escape(label)}</td><td class=n>{_number(before, 2)}</td>"
-            f"<td class=n>{_number(after, 2)}</td><td class=n>{change}</td>"
+            f"<tr><td>{escape(label)}</td><td class=n>{markup.number(before, 2)}</td>"
+            f"<td class=n>{markup.number(after, 2)}</td><td class=n>{change}</td>"
             f"<td class=wide>{charts.bar((before or 0) / 100, 0)}"
             f"{charts.bar((after or 0) / 100, 1)}</td></tr>"
         )
@@ -184,7 +174,7 @@ def _accuracy(report: Report) -> str:
         f"<th{' class=n' if number in (1, 2, 3) else ''}>{text}</th>"
         for number, text in enumerate(("Class", "FP32 %", "Shipped %", "Change", ""))
     )
-    return _section(
+    return markup.section(
         "Accuracy by class",
         f"<div class=scroll><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>",
@@ -202,16 +192,16 @@ def _layers(report: Report) -> str:
             layer.operator + (f" ({layer.trait})" if layer.trait else ""),
             layer.asked or "",
             layer.used,
-            _number(layer.sqnr_db, 1),
+            markup.number(layer.sqnr_db, 1),
             "" if layer.amax is None else f"{layer.amax:.4g}",
             "" if layer.saturated is None else f"{100 * layer.saturated:.3f}",
-            _number(layer.time_ms),
+            markup.number(layer.time_ms),
             layer.reason or (f"in {layer.layer}" if layer.layer else ""),
         )
         for layer in report.layers
     ]
     head = ("Layer", "Operator", "Asked", "Used", "SQNR dB", "amax", "Clipped %", "ms", "Why")
-    return _section("Layers", chart + _table(head, rows, numbers=(4, 5, 6, 7)))
+    return markup.section("Layers", chart + markup.table(head, rows, numbers=(4, 5, 6, 7)))
 
 
 def _pruning(report: Report) -> str:
@@ -223,8 +213,8 @@ def _pruning(report: Report) -> str:
         if row.before
     ]
     head = ("Layer", "Channels before", "after", "removed")
-    table = _table(head, rows, numbers=(1, 2, 3)) if rows else ""
-    return _section("Pruning", _pairs(report.pruning.facts) + table)
+    table = markup.table(head, rows, numbers=(1, 2, 3)) if rows else ""
+    return markup.section("Pruning", markup.pairs(report.pruning.facts) + table)
 
 
 def _quantization(report: Report) -> str:
@@ -233,15 +223,15 @@ def _quantization(report: Report) -> str:
         return ""
     facts = {"scheme": section.scheme, "calibration": section.method, **section.facts}
     left = list(section.left_in_float.items())
-    table = _table(("Left in float", "Why"), left) if left else ""
-    return _section("Quantization", _pairs(facts) + table)
+    table = markup.table(("Left in float", "Why"), left) if left else ""
+    return markup.section("Quantization", markup.pairs(facts) + table)
 
 
 def _sizes(report: Report) -> str:
     if not report.sizes:
         return ""
-    rows = [(row.name, row.role or "", _bytes(row.bytes)) for row in report.sizes]
-    return _section("Files", _table(("File", "Role", "Size"), rows, numbers=(2,)))
+    rows = [(row.name, row.role or "", markup.in_bytes(row.bytes)) for row in report.sizes]
+    return markup.section("Files", markup.table(("File", "Role", "Size"), rows, numbers=(2,)))
 
 
 def _lineage(report: Report) -> str:
@@ -251,62 +241,7 @@ def _lineage(report: Report) -> str:
 
 
 def _facts(title: str, values: Mapping[str, Any]) -> str:
-    return _section(title, _pairs(values)) if values else ""
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()
-) -> str:
-    right = frozenset(numbers)
-
-    def cell(tag: str, column: int, text: str) -> str:
-        return f"<{tag}{' class=n' if column in right else ''}>{escape(text)}</{tag}>"
-
-    top = "".join(cell("th", column, text) for column, text in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(cell("td", column, text) for column, text in enumerate(row)) + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    """Nested plain values as a definition list."""
-    items = "".join(
-        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{_value(value)}</dd>"
-        for key, value in values.items()
-        if value not in (None, {}, [], ())
-    )
-    return f"<dl>{items}</dl>" if items else ""
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return _pairs(value)
-    if isinstance(value, (list, tuple)):
-        return escape(", ".join(map(str, value)))
-    if isinstance(value, float):
-        return escape(f"{value:.6g}")
-    return escape(str(value))
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _bytes(count: int) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+    return markup.section(title, markup.pairs(values)) if values else ""
 
 
 def _sizes_by_role(report: Report) -> tuple[int | None, int | None]:
