@@ -61,7 +61,7 @@ class FrontRow(_Model):
         if not self.within_budget:
             found.append("beyond the budget")
         if not self.reached:
-            found.append(f"slower than the {self.asked:g} times asked")
+            found.append("slower than asked")
         if not self.passed and self.within_budget:
             found.append("verdict not passed")
         if self.dominated:
@@ -76,7 +76,7 @@ class Front(_Model):
 
     Attributes:
         budget: percentage points that may be lost, as the recipe says.
-        fastest_within: name of the fastest point that keeps it, None where none does.
+        fastest_within: name of the fastest point that keeps it and passed, None where none did.
         latency: the one interleaved measurement of all rows.
     """
 
@@ -116,6 +116,6 @@ def marked(rows: Sequence[FrontRow]) -> tuple[FrontRow, ...]:
 
 
 def fastest_within(points: Sequence[FrontRow]) -> str | None:
-    """Name of the fastest point that keeps the budget, None where none does."""
-    within = [row for row in points if row.within_budget]
+    """Name of the fastest point that keeps the budget and whose bundle passed, None for none."""
+    within = [row for row in points if row.within_budget and row.passed]
     return min(within, key=lambda row: row.latency_p50_ms).name if within else None

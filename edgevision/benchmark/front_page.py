@@ -12,6 +12,7 @@ from edgevision.benchmark.front import Front, FrontRow, Kind
 _WIDTH, _HEIGHT = 980, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 24, 52
 _SERIES: dict[Kind, int] = {"FP32": 0, "INT8 only": 2, "pruned + INT8": 1}
+_MOST_TICKS = 9
 _SHOWN = 12  # narrowed layers that a tip lists
 
 
@@ -27,7 +28,7 @@ def _header(front: Front) -> str:
     fastest = next((row for row in front.rows if row.name == front.fastest_within), None)
     base = front.rows[0]
     if fastest is None:
-        badge = f'<p class="badge bad">No point within {front.budget:g} points of FP32</p>'
+        badge = f'<p class="badge bad">No point passed within {front.budget:g} points of FP32</p>'
         tiles = ""
     else:
         badge = f'<p class="badge good">Fastest within the budget: {escape(fastest.name)}</p>'
@@ -72,7 +73,7 @@ class _Axes:
             low = min(low, self.limit)
         margin = 0.12 * max(max(values) - low, 0.5)
         self.low, self.high = max(0.0, low - margin), max(values) + margin
-        self.fast, self.slow = min(times) / 1.15, max(times) * 1.15
+        self.fast, self.slow = min(times) / 1.3, max(times) * 1.15
 
     def x(self, milliseconds: float) -> float:
         share = math.log(milliseconds / self.fast) / math.log(self.slow / self.fast)
@@ -151,14 +152,13 @@ def _point(axes: _Axes, row: FrontRow, front: Front) -> str:
     chosen = row.name == front.fastest_within
     ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="13"/>' if chosen else ""
     label = "FP32" if row.kind == "FP32" else f"{row.name.rpartition('-')[2]}: {row.speedup:.1f}x"
-    # Text beside a point would run out of the picture at its right edge.
-    at_edge = x > _WIDTH - _RIGHT - 60
+    # To the upper left the line through the best points is never in the way.
     return (
         f'<g class="point s{_SERIES[row.kind]}{" hollow" if row.dominated else ""}">'
         f"<title>{escape(tip(row))}</title>{ring}"
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7"/>'
-        f'<text x="{x + (4 if at_edge else 0):.1f}" y="{y - 17:.1f}" '
-        f'text-anchor="{"end" if at_edge else "middle"}" class="strong">{escape(label)}</text></g>'
+        f'<text x="{x - 5:.1f}" y="{y - 14:.1f}" text-anchor="end" class="strong">'
+        f"{escape(label)}</text></g>"
     )
 
 
@@ -188,8 +188,8 @@ def _table(front: Front) -> str:
     base = front.rows[0]
     rows = [
         (
-            ("→ " if row.name == front.fastest_within else "") + row.name,
-            row.kind,
+            row.name,
+            row.kind.replace(" ", "\u00a0"),
             f"{row.accuracy:.2f}",
             f"{row.drop:+.2f}",
             f"{row.latency_p50_ms:.3f}",
@@ -197,18 +197,18 @@ def _table(front: Front) -> str:
             "" if row.asked is None else f"{row.asked:g}",
             "" if row.macs is None else f"{row.macs / 1e6:,.2f}",
             markup.in_bytes(row.bytes),
-            row.note,
+            "fastest within the budget" if row.name == front.fastest_within else row.note,
         )
         for row in front.rows
     ]
     head = (
         "Bundle", "Network", f"{front.metric} %", "Drop", "p50 ms", "Times FP32", "Asked",
-        "Million MACs", "Size", "",
+        "MMACs", "Size", "",
     )  # fmt: skip
     note = (
-        "→ is the fastest within the budget. Of a bundle beyond it the runtime runs FP32 unless "
-        "another file is named; to ship one, allow a larger drop in the same command: what was "
-        "trained is kept."
+        "Of a bundle whose verdict did not pass, as beyond the budget, the runtime runs FP32 "
+        "unless another file is named; to ship it, allow a larger drop in the same command: what "
+        "was trained is kept."
     )
     widths = "".join(
         f"<details><summary>Channels of {escape(row.name)}</summary>"
@@ -249,10 +249,12 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     """Round values from ``low`` to ``high``, as many as can be read beside one another."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
     for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [float(f"{d * 10.0**p:.3g}") for p in powers for d in digits]
-        found = [value for value in found if low <= value <= high]
-        if len(found) >= 3:
-            return found
-    return _ticks(low, high)
+        values = [float(f"{d * 10.0**p:.3g}") for p in powers for d in digits]
+        denser = [value for value in values if low <= value <= high]
+        if len(denser) > _MOST_TICKS:
+            break
+        found = denser
+    return found or _ticks(low, high)

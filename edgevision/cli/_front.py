@@ -67,11 +67,11 @@ def fastest_line(front: Front) -> str:
     """Which point to take."""
     if front.fastest_within is None:
         return (
-            f"No point is within {front.budget:g} points of FP32: fine-tune longer, or allow a "
-            "larger --max-accuracy-drop."
+            f"No point is within {front.budget:g} points of FP32 and fast enough: fine-tune "
+            "longer, or allow a larger --max-accuracy-drop."
         )
     row = next(row for row in front.rows if row.name == front.fastest_within)
     return (
-        f"Fastest within {front.budget:g} points of FP32: {row.name}, {row.speedup:.2f} times as "
-        f"fast, {row.drop:+.2f} points down."
+        f"Fastest within {front.budget:g} points of FP32: {row.name}, {row.speedup:.2f} times its "
+        f"speed, drop {row.drop:.2f}."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +49,9 @@ def compress_front(
 
     Each point is pruned from the baseline to its own measured speed, as ``compress`` does for
     ``prune.speedup``, and lies in ``OUT/front-K`` with its report and its own verdict: at most
-    ``verify.max_accuracy_drop``, and faster than the point before. The front is an offer: a point
-    that misses either is told, not raised. Training, export and times of the baseline are shared;
-    called again after an interruption, points that are done are kept.
+    ``verify.max_accuracy_drop``, and as fast as INT8 alone. The front is an offer: a point that
+    misses that, or its speed, is told, not raised. Training, export and times of the baseline are
+    shared; called again after an interruption, points that are done are kept.
 
     Args:
         recipe: as for ``compress``. ``prune`` may set anything but another target than
@@ -82,7 +81,7 @@ def compress_front(
         run_stages(stages, base, store)
         made: dict[str, Point] = {}
         results: dict[str, CompressResult] = {}
-        for number, (job, asked) in enumerate(_jobs(base, recipe), 1):
+        for number, (job, asked) in enumerate(point_jobs(base, recipe), 1):
             name = f"front-{number}"
             job.progress = _told(progress, f"point {number} of {points}")
             results[name] = make_bundle(job, store, folder / name)
@@ -111,7 +110,7 @@ def read_front(path: Path) -> Front:
     return Front.model_validate_json(path.read_bytes())
 
 
-def _jobs(base: Job, recipe: Recipe) -> list[tuple[Job, float | None]]:
+def point_jobs(base: Job, recipe: Recipe) -> list[tuple[Job, float | None]]:
     """The job of each point with the speed it is asked for: INT8 alone, then pruned ones."""
     assert base.prune is not None
     shared = {name: base.done(name) for name in ("baseline", "export")}
@@ -120,16 +119,13 @@ def _jobs(base: Job, recipe: Recipe) -> list[tuple[Job, float | None]]:
         (replace(base, recipe=alone, prune=None, fine_tune=None, results=dict(shared)), None)
     ]
     shared["profile"] = base.done("profile")
-    speeds: list[float] = base.done("speeds").json(SPEEDS)["speeds"]
-    for before, asked in pairwise(speeds):
-        # One that is not faster than the point before it offers nothing.
-        bound = before if recipe.verify.speedup is None else recipe.verify.speedup
-        own = recipe.model_copy(
-            update={
-                "prune": {**(recipe.prune or {}), "speedup": asked},
-                "verify": recipe.verify.model_copy(update={"speedup": bound}),
-            }
-        )
+    first, *others = base.done("speeds").json(SPEEDS)["speeds"]
+    # What is asked of a point is no promise to anybody, but slower than INT8 alone it is no offer.
+    bound = first if recipe.verify.speedup is None else recipe.verify.speedup
+    verify = recipe.verify.model_copy(update={"speedup": bound})
+    for asked in others:
+        section = {**(recipe.prune or {}), "speedup": asked}
+        own = recipe.model_copy(update={"prune": section, "verify": verify})
         prune = base.prune.model_copy(update={"speedup": asked})
         found.append((replace(base, recipe=own, prune=prune, results=dict(shared)), asked))
     return found
