@@ -85,9 +85,7 @@ def _compress(
     front: Annotated[
         int | None,
         typer.Option(
-            min=2,
-            max=12,
-            help="Make so many bundles, from INT8 alone to pruned and several times as fast "
+            help="Make 2 to 12 bundles, from INT8 alone to pruned and several times as fast "
             "(--prune-speedup: how fast the last), and a page of accuracy over latency.",
         ),
     ] = None,

@@ -127,7 +127,8 @@ def point_jobs(base: Job, recipe: Recipe) -> list[tuple[Job, float | None]]:
         section = {**(recipe.prune or {}), "speedup": asked}
         own = recipe.model_copy(update={"prune": section, "verify": verify})
         prune = base.prune.model_copy(update={"speedup": asked})
-        found.append((replace(base, recipe=own, prune=prune, results=dict(shared)), asked))
+        job = replace(base, recipe=own, prune=prune, results=dict(shared), is_offer=True)
+        found.append((job, asked))
     return found
 
 

@@ -122,6 +122,7 @@ def test_points_are_int8_alone_and_pruned_to_each_speed(prepared: tuple[Job, Rec
         assert job.prune is not None
         assert job.prune.target == ("speedup", asked)
         assert job.prune.max_ratio == 0.8
+        assert job.is_offer
         assert job.recipe.prune == {
             "max_ratio": 0.8, "fine_tune": {"epochs": 1}, "speedup": asked
         }  # fmt: skip
