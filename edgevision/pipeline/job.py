@@ -45,8 +45,8 @@ def silent(phase: str, done: int, total: int, note: str = "") -> None:
 class Job:
     """What the stages read. ``results`` fills up as they finish, by stage name.
 
-    Where MODEL is an ONNX file, ``foreign`` is what it became, and nothing is trained. ``is_offer``:
-    pruned as far as the widths go where the time asked for is out of reach, instead of refused.
+    Where MODEL is an ONNX file, ``foreign`` is what it became, and nothing is trained. With
+    ``is_offer`` a time out of reach is no error: then it is pruned as far as the widths go.
     """
 
     recipe: Recipe
