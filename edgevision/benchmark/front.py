@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgevision.benchmark.report_schema import ComparisonSection
 
-Kind = Literal["FP32", "INT8 only", "pruned + INT8"]
+Kind = Literal["FP32", "INT8 only", "pruned + INT8", "pruned FP32"]
 
 
 class _Model(BaseModel):
@@ -22,6 +22,7 @@ class FrontRow(_Model):
 
     Attributes:
         name: ``FP32``, or the folder of the point's bundle, e.g. ``front-2``.
+        kind: of ``artifact``; a pruned network ships in float where INT8 misses the budget.
         artifact: the measured file, as the bundle names it.
         asked: times FP32's speed that its widths were chosen for; None where nothing was pruned.
         accuracy, drop: in percent and percentage points, over the whole validation split.

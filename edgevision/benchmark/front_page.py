@@ -11,7 +11,7 @@ from edgevision.benchmark.front import Front, FrontRow, Kind
 
 _WIDTH, _HEIGHT = 980, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 24, 52
-_SERIES: dict[Kind, int] = {"FP32": 0, "INT8 only": 2, "pruned + INT8": 1}
+_SERIES: dict[Kind, int] = {"FP32": 0, "INT8 only": 2, "pruned + INT8": 1, "pruned FP32": 3}
 _MOST_TICKS = 9
 _SHOWN = 12  # narrowed layers that a tip lists
 
@@ -94,7 +94,8 @@ def _plot(front: Front) -> str:
         for kind in present
     )
     hollow = " Hollow: another one is at least as accurate and as fast."
-    caption = "Up and to the left is better. Hover for widths, MACs and size." + (
+    ring = " Ring: the fastest within the budget." if front.fastest_within else ""
+    caption = f"Up and to the left is better. Hover for widths, MACs and size.{ring}" + (
         hollow if any(row.dominated for row in front.rows) else ""
     )
     return markup.section(
@@ -152,12 +153,13 @@ def _point(axes: _Axes, row: FrontRow, front: Front) -> str:
     chosen = row.name == front.fastest_within
     ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="13"/>' if chosen else ""
     label = "FP32" if row.kind == "FP32" else f"{row.name.rpartition('-')[2]}: {row.speedup:.1f}x"
+    above = y - (19 if chosen else 14)
     # To the upper left the line through the best points is never in the way.
     return (
         f'<g class="point s{_SERIES[row.kind]}{" hollow" if row.dominated else ""}">'
         f"<title>{escape(tip(row))}</title>{ring}"
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7"/>'
-        f'<text x="{x - 5:.1f}" y="{y - 14:.1f}" text-anchor="end" class="strong">'
+        f'<text x="{x - 5:.1f}" y="{above:.1f}" text-anchor="end" class="strong">'
         f"{escape(label)}</text></g>"
     )
 
@@ -197,7 +199,7 @@ def _table(front: Front) -> str:
             "" if row.asked is None else f"{row.asked:g}",
             "" if row.macs is None else f"{row.macs / 1e6:,.2f}",
             markup.in_bytes(row.bytes),
-            "fastest within the budget" if row.name == front.fastest_within else row.note,
+            ", ".join(filter(None, [_best(row, front), row.note])),
         )
         for row in front.rows
     ]
@@ -222,7 +224,12 @@ def _table(front: Front) -> str:
         if row.widths
     )
     table = markup.table(head, rows, numbers=range(2, 9))
-    return markup.section("Bundles", f"{table}<p>{escape(note)}</p>{widths}")
+    told = "" if all(row.passed for row in front.points) else f"<p>{escape(note)}</p>"
+    return markup.section("Bundles", f"{table}{told}{widths}")
+
+
+def _best(row: FrontRow, front: Front) -> str:
+    return "fastest within the budget" if row.name == front.fastest_within else ""
 
 
 def _measured(front: Front) -> str:

@@ -11,7 +11,7 @@ from edgevision.backends import get_backend
 from edgevision.files import write_atomic
 from edgevision.pipeline.candidates import BASELINE
 from edgevision.pipeline.job import Job
-from edgevision.pipeline.stages.export import INPUT_NAME
+from edgevision.pipeline.stages.export import INPUT_NAME, PRUNED
 from edgevision.pipeline.stages.verify import speed_of
 from edgevision.pipeline.store import Stage, StageResult
 from edgevision.pipeline.timing import CLOSE
@@ -19,7 +19,7 @@ from edgevision.pipeline.verdict import keeps_budget
 
 if TYPE_CHECKING:
     from edgevision.benchmark import Comparison
-    from edgevision.benchmark.front import FrontRow
+    from edgevision.benchmark.front import FrontRow, Kind
 
 FIGURES, PAGE = "front.json", "front.html"
 FP32 = "FP32"
@@ -146,7 +146,7 @@ class FrontStage(Stage[Job]):
                 row(
                     name,
                     measured,
-                    kind="pruned + INT8" if table else "INT8 only",
+                    kind=_kind(point),
                     asked=point.asked,
                     macs=table["macs_after"] if table else whole,
                     widths=_widths(table) if table else {},
@@ -155,6 +155,12 @@ class FrontStage(Stage[Job]):
                 )
             )
         return rows
+
+
+def _kind(point: Point) -> Kind:
+    if point.shipped == PRUNED:
+        return "pruned FP32"
+    return "INT8 only" if point.asked is None else "pruned + INT8"
 
 
 def _widths(table: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
