@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "compress": "edgevision.pipeline.compress",
+    "compress_front": "edgevision.pipeline.front",
     "build_engine": "edgevision.pipeline.engine",
     "bench_bundle": "edgevision.pipeline.bench",
     "verify_bundle": "edgevision.pipeline.check",
@@ -29,6 +30,7 @@ __all__ = [
     "bench_bundle",
     "build_engine",
     "compress",
+    "compress_front",
     "load",
     "load_data",
     "survey",
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from edgevision.pipeline.check import verify_bundle
     from edgevision.pipeline.compress import compress
     from edgevision.pipeline.engine import build_engine
+    from edgevision.pipeline.front import compress_front
     from edgevision.pipeline.survey import survey
     from edgevision.runtime import load
 

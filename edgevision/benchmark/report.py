@@ -1,4 +1,4 @@
-"""The plain HTML page: one file, no script, nothing loaded from elsewhere, every value escaped."""
+"""The report's page, see ``markup``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgevision.benchmark import charts
-from edgevision.benchmark.html import facts as _facts
-from edgevision.benchmark.html import page
-from edgevision.benchmark.html import pairs as _pairs
-from edgevision.benchmark.html import section as _section
-from edgevision.benchmark.html import table as _table
-from edgevision.benchmark.html import tile as _tile
+from edgevision.benchmark import charts, markup
 from edgevision.benchmark.report_schema import ComparisonSection, Report, read_report
 from edgevision.files import write_atomic
 
@@ -47,10 +41,10 @@ def render_html(report: Report) -> str:
         _pruning(report),
         _quantization(report),
         _sizes(report),
-        _facts("Environment", report.environment),
+        markup.facts("Environment", report.environment),
         _lineage(report),
     ]
-    return page(report.title, sections)
+    return markup.page(report.title, sections)
 
 
 def _header(report: Report) -> str:
@@ -61,7 +55,7 @@ def _header(report: Report) -> str:
     if verdict.latency is not None:
         latency = verdict.latency
         tiles.append(
-            _tile(
+            markup.tile(
                 f"{latency.ratio:.2f} times",
                 "faster" if latency.low > 1 else "as fast, by the interval",
                 f"{latency.baseline:.3f} → {latency.candidate:.3f} ms p50, "
@@ -71,7 +65,7 @@ def _header(report: Report) -> str:
     if verdict.accuracy is not None:
         accuracy = verdict.accuracy
         tiles.append(
-            _tile(
+            markup.tile(
                 f"{accuracy.candidate:.2f} %",
                 f"{accuracy.metric} accuracy",
                 f"FP32 {accuracy.baseline:.2f} %, drop {accuracy.drop:.2f} of "
@@ -81,12 +75,18 @@ def _header(report: Report) -> str:
     small, large = _sizes_by_role(report)
     if small and large:
         tiles.append(
-            _tile(f"{large / small:.2f} times", "smaller", f"{_bytes(large)} → {_bytes(small)}")
+            markup.tile(
+                f"{large / small:.2f} times",
+                "smaller",
+                f"{markup.in_bytes(large)} → {markup.in_bytes(small)}",
+            )
         )
     if report.model.macs is not None:
         before, after = report.model.macs
         tiles.append(
-            _tile(f"{before / max(after, 1):.2f} times", "fewer MACs", f"{before:,} → {after:,}")
+            markup.tile(
+                f"{before / max(after, 1):.2f} times", "fewer MACs", f"{before:,} → {after:,}"
+            )
         )
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
     data = f" · data {escape(report.data.reference)}" if report.data else ""
@@ -108,15 +108,15 @@ def _candidates(report: Report) -> str:
             ("→ " if row.shipped else "") + row.name,
             f"{row.accuracy:.2f}",
             f"{row.drop:+.2f}",
-            _number(row.latency_p50_ms),
+            markup.number(row.latency_p50_ms),
             "" if row.ratio is None else f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})",
-            "" if row.bytes is None else _bytes(row.bytes),
+            "" if row.bytes is None else markup.in_bytes(row.bytes),
             row.note,
         )
         for row in report.candidates
     ]
     head = ("Network", "Accuracy %", "Drop", "p50 ms", "Times FP32", "Size", "")
-    return _section("Candidates", _table(head, rows, numbers=(1, 2, 3, 4, 5)))
+    return markup.section("Candidates", markup.table(head, rows, numbers=(1, 2, 3, 4, 5)))
 
 
 def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
@@ -128,10 +128,10 @@ def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
         rows.append(
             (
                 name,
-                _number(run.latency_p50_ms),
-                _number(run.latency_p90_ms),
-                _number(run.latency_p99_ms),
-                _number(run.latency_mean_ms),
+                markup.number(run.latency_p50_ms),
+                markup.number(run.latency_p90_ms),
+                markup.number(run.latency_p99_ms),
+                markup.number(run.latency_mean_ms),
                 f"{run.throughput:,.0f}",
                 f"{run.samples:,}",
                 "1"
@@ -140,7 +140,7 @@ def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
             )
         )
     head = ("Run", "p50 ms", "p90 ms", "p99 ms", "mean ms", "images/s", "samples", "times faster")
-    parts = [f"<p>{escape(note)}</p>", _table(head, rows, numbers=range(1, 8))]
+    parts = [f"<p>{escape(note)}</p>", markup.table(head, rows, numbers=range(1, 8))]
     parts += [charts.interval(r.value, r.low, r.high) for r in section.ratios.values()]
     if section.samples_ms:
         parts.append(
@@ -152,9 +152,9 @@ def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
         parts.append(
             "<details><summary>How it was measured</summary>"
             "<p>Every round calls each run once, in random order, after a warm-up; the interval is "
-            "a block bootstrap over the rounds.</p>" + _pairs(protocol) + "</details>"
+            "a block bootstrap over the rounds.</p>" + markup.pairs(protocol) + "</details>"
         )
-    return _section(title, "".join(parts))
+    return markup.section(title, "".join(parts))
 
 
 def _accuracy(report: Report) -> str:
@@ -165,8 +165,8 @@ def _accuracy(report: Report) -> str:
     for label, (before, after) in accuracy.per_class.items():
         change = "" if before is None or after is None else f"{after - before:+.2f}"
         rows.append(
-            f"<tr><td>{escape(label)}</td><td class=n>{_number(before, 2)}</td>"
-            f"<td class=n>{_number(after, 2)}</td><td class=n>{change}</td>"
+            f"<tr><td>{escape(label)}</td><td class=n>{markup.number(before, 2)}</td>"
+            f"<td class=n>{markup.number(after, 2)}</td><td class=n>{change}</td>"
             f"<td class=wide>{charts.bar((before or 0) / 100, 0)}"
             f"{charts.bar((after or 0) / 100, 1)}</td></tr>"
         )
@@ -174,7 +174,7 @@ def _accuracy(report: Report) -> str:
         f"<th{' class=n' if number in (1, 2, 3) else ''}>{text}</th>"
         for number, text in enumerate(("Class", "FP32 %", "Shipped %", "Change", ""))
     )
-    return _section(
+    return markup.section(
         "Accuracy by class",
         f"<div class=scroll><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>",
@@ -192,16 +192,16 @@ def _layers(report: Report) -> str:
             layer.operator + (f" ({layer.trait})" if layer.trait else ""),
             layer.asked or "",
             layer.used,
-            _number(layer.sqnr_db, 1),
+            markup.number(layer.sqnr_db, 1),
             "" if layer.amax is None else f"{layer.amax:.4g}",
             "" if layer.saturated is None else f"{100 * layer.saturated:.3f}",
-            _number(layer.time_ms),
+            markup.number(layer.time_ms),
             layer.reason or (f"in {layer.layer}" if layer.layer else ""),
         )
         for layer in report.layers
     ]
     head = ("Layer", "Operator", "Asked", "Used", "SQNR dB", "amax", "Clipped %", "ms", "Why")
-    return _section("Layers", chart + _table(head, rows, numbers=(4, 5, 6, 7)))
+    return markup.section("Layers", chart + markup.table(head, rows, numbers=(4, 5, 6, 7)))
 
 
 def _pruning(report: Report) -> str:
@@ -213,8 +213,8 @@ def _pruning(report: Report) -> str:
         if row.before
     ]
     head = ("Layer", "Channels before", "after", "removed")
-    table = _table(head, rows, numbers=(1, 2, 3)) if rows else ""
-    return _section("Pruning", _pairs(report.pruning.facts) + table)
+    table = markup.table(head, rows, numbers=(1, 2, 3)) if rows else ""
+    return markup.section("Pruning", markup.pairs(report.pruning.facts) + table)
 
 
 def _quantization(report: Report) -> str:
@@ -223,34 +223,21 @@ def _quantization(report: Report) -> str:
         return ""
     facts = {"scheme": section.scheme, "calibration": section.method, **section.facts}
     left = list(section.left_in_float.items())
-    table = _table(("Left in float", "Why"), left) if left else ""
-    return _section("Quantization", _pairs(facts) + table)
+    table = markup.table(("Left in float", "Why"), left) if left else ""
+    return markup.section("Quantization", markup.pairs(facts) + table)
 
 
 def _sizes(report: Report) -> str:
     if not report.sizes:
         return ""
-    rows = [(row.name, row.role or "", _bytes(row.bytes)) for row in report.sizes]
-    return _section("Files", _table(("File", "Role", "Size"), rows, numbers=(2,)))
+    rows = [(row.name, row.role or "", markup.in_bytes(row.bytes)) for row in report.sizes]
+    return markup.section("Files", markup.table(("File", "Role", "Size"), rows, numbers=(2,)))
 
 
 def _lineage(report: Report) -> str:
     if report.lineage is None:
         return ""
-    return _facts("Lineage", report.lineage.model_dump(mode="json", exclude_none=True))
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _bytes(count: int) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+    return markup.facts("Lineage", report.lineage.model_dump(mode="json", exclude_none=True))
 
 
 def _sizes_by_role(report: Report) -> tuple[int | None, int | None]:

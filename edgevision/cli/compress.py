@@ -26,6 +26,8 @@ Examples:
 
   edgevision compress fastnet --data cifar10 --target cpu --prune-speedup 6
 
+  edgevision compress fastnet --data cifar10 --target cpu --front 6
+
   edgevision compress model.onnx --data photos/ --target rtx
 
   edgevision compress --recipe demo
@@ -80,6 +82,13 @@ def _compress(
     prune_latency_ms: Annotated[
         float | None, typer.Option(help="Prune until it takes at most so long, measured.")
     ] = None,
+    front: Annotated[
+        int | None,
+        typer.Option(
+            help="Make 2 to 12 bundles, from INT8 alone to pruned and several times as fast "
+            "(--prune-speedup: how fast the last), and a page of accuracy over latency.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the baseline's training.")] = None,
     fine_tune_epochs: Annotated[
         int | None, typer.Option(help="Epochs of fine-tuning after each pruning step.")
@@ -111,6 +120,7 @@ def _compress(
         Path | None, typer.Option(help="Folder for stages and bundle (default runs/…).")
     ] = None,
 ) -> None:
+    from edgevision.cli._front import run_front
     from edgevision.cli._progress import Phases
     from edgevision.pipeline import compress, prepare
     from edgevision.recipe import load_recipe, merge
@@ -145,6 +155,9 @@ def _compress(
         replaced={"prune": tuple(targets)} if given_targets else {},
     )
     console = Console()
+    if front is not None:
+        run_front(resolved, front, console, out=out, dry_run=dry_run)
+        return
     with Phases(console) as progress:
         if dry_run:
             job = prepare(resolved, progress)

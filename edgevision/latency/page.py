@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from edgevision.benchmark import charts as bars
-from edgevision.benchmark import html
+from edgevision.benchmark import markup
 from edgevision.latency import charts
 from edgevision.latency.curves import GroupCurve
 from edgevision.latency.estimate import WORD
@@ -62,7 +62,7 @@ class ProfilePage:
 def render(shown: ProfilePage) -> str:
     """The page as text; equal values give equal pages."""
     title = f"Time of {shown.model} on {shown.target}"
-    return html.page(
+    return markup.page(
         title if shown.times else f"{WORD}: {title}",
         [
             _header(shown, title),
@@ -70,7 +70,7 @@ def render(shown: ProfilePage) -> str:
             _groups(shown),
             _layers(shown),
             _prediction(shown),
-            html.facts("How it was measured" if shown.times else "What it rests on", shown.facts),
+            markup.facts("How it was measured" if shown.times else "What it rests on", shown.facts),
         ],
         charts.CSS,
     )
@@ -79,13 +79,13 @@ def render(shown: ProfilePage) -> str:
 def _header(shown: ProfilePage, title: str) -> str:
     errors = shown.errors
     tiles = [
-        html.tile(
+        markup.tile(
             f"{shown.whole_ms:.3f} ms" if shown.times else f"at least {shown.whole_ms:.3f} ms",
             "the whole network",
             f"{shown.precision}, batch 1, "
             + ("the least of many calls" if shown.times else f"{WORD}"),
         ),
-        html.tile(
+        markup.tile(
             f"{shown.tile} channels" if shown.tile > 1 else "none",
             "tile",
             "channel counts cost as much as the next multiple"
@@ -94,7 +94,7 @@ def _header(shown: ProfilePage, title: str) -> str:
     ]
     if errors:
         tiles.append(
-            html.tile(
+            markup.tile(
                 f"{100 * sum(errors) / len(errors):.1f} %",
                 "mean error of predictions",
                 f"worst {100 * max(errors):.1f} %, of {len(errors)} networks, each left out",
@@ -103,7 +103,7 @@ def _header(shown: ProfilePage, title: str) -> str:
     if shown.curves:
         top = shown.curves[0]
         tiles.append(
-            html.tile(
+            markup.tile(
                 f"{100 * top.saved / shown.whole_ms:.0f} %",
                 "can be saved at one group",
                 f"{top.name}: {top.saved:.3f} ms from {top.units[0]} to {top.units[-1]} units",
@@ -139,7 +139,7 @@ def _maps(shown: ProfilePage) -> str:
         if shown.times
         else f"The time of one layer, {WORD} by peak and bandwidth, in tiles of {shown.tile}."
     )
-    return html.section(
+    return markup.section(
         "Layers over channels",
         f"<p>{note} A kind is operator, positions of its output, kernel/stride; the "
         "costliest kinds come first.</p>"
@@ -171,7 +171,7 @@ def _groups(shown: ProfilePage) -> str:
              f"All steps {unit}", "Of the whole", "", "Time over width")
         )
     )  # fmt: skip
-    return html.section(
+    return markup.section(
         "Groups: what narrowing saves",
         "<p>What each group saves of the network's time by itself, all others whole: its "
         "first step, its best step, and down to its narrowest. Time over width runs from the "
@@ -208,7 +208,7 @@ def _layers(shown: ProfilePage) -> str:
         if shown.times
         else f"{WORD}: the longer of multiplications at peak and bytes at bandwidth."
     )
-    return html.section(
+    return markup.section(
         "Layers",
         f"<p>{note}</p><div class=scroll><table><thead><tr><th>Layer</th>"
         f"<th class=n>{unit}</th><th class=n>Share</th><th></th></tr></thead>"
@@ -220,7 +220,7 @@ def _prediction(shown: ProfilePage) -> str:
     if shown.times is None:
         return ""
     errors = shown.errors
-    return html.section(
+    return markup.section(
         "Predicted against measured",
         f"<p>{len(errors)} whole networks at random widths, each predicted by a fit that has not "
         f"seen it: mean error {100 * sum(errors) / len(errors):.1f} %, worst "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.pipeline.job import Job
+from edgevision.pipeline.stages.export import PRUNED
 
 BASELINE = "model.fp32.onnx"
 
@@ -35,8 +36,8 @@ def graphs(job: Job) -> list[Graph]:
     if "regions" in job.results:
         for path in job.done("regions").folder.glob("model.mixed.*.onnx"):
             found.append(Graph(path.name, path, "mixed", job.target.scheme, True))
-    pruned = job.done("export").path("model.pruned.fp32.onnx")
-    if pruned.exists():
+    if "export-pruned" in job.results:
+        pruned = job.done("export-pruned").path(PRUNED)
         found.append(Graph(pruned.name, pruned, "fp32", None, True))
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from edgevision.pipeline.job import Job, Progress, prepare, silent
 from edgevision.pipeline.stages.baseline import Baseline
 from edgevision.pipeline.stages.build import Build
 from edgevision.pipeline.stages.bundle import BundleStage
-from edgevision.pipeline.stages.export import Export
+from edgevision.pipeline.stages.export import Export, ExportPruned
 from edgevision.pipeline.stages.profile import Profile
 from edgevision.pipeline.stages.prune import Prune
 from edgevision.pipeline.stages.quantize import Quantize
@@ -108,18 +108,29 @@ def compress(
     store = StageStore(folder / "stages")
     with store.locked():
         job = prepare(resolved, progress)
-        for stage in stages_of(resolved):
-            result = store.run(stage, job)
-            job.results[stage.name] = result
-            if result.reused:
-                progress(f"{stage.name}: kept from an earlier run", 1, 1, "")
-        bundle = _publish(job, folder)
+        return make_bundle(job, store, folder / "bundle")
+
+
+def make_bundle(job: Job, store: StageStore, bundle: Path) -> CompressResult:
+    """Run the stages that ``job`` has no results of yet, and publish its bundle as ``bundle``."""
+    wanted = [stage for stage in stages_of(job.recipe) if stage.name not in job.results]
+    run_stages(wanted, job, store)
+    _publish(job, bundle)
     figures = job.done("verify").json("verify.json")
     verdict = Verdict(**{**figures["verdict"], "reasons": tuple(figures["verdict"]["reasons"])})
     shipped = next(graph for graph in graphs(job) if graph.file == verdict.shipped)
     return CompressResult(
         bundle, bundle / "report.html", verdict, figures, job.results, emission(job, shipped)
     )
+
+
+def run_stages(stages: Iterable[Stage[Job]], job: Job, store: StageStore) -> None:
+    """Run ``stages`` in order, or find what they gave before; results go into the job."""
+    for stage in stages:
+        result = store.run(stage, job)
+        job.results[stage.name] = result
+        if result.reused:
+            job.progress(f"{stage.name}: kept from an earlier run", 1, 1, "")
 
 
 def stages_of(recipe: Recipe) -> list[Stage[Job]]:
@@ -131,6 +142,7 @@ def stages_of(recipe: Recipe) -> list[Stage[Job]]:
         Profile() if asks_for_time(recipe.prune or {}) else None,
         Prune() if recipe.prune else None,
         Export(),
+        ExportPruned() if recipe.prune else None,
         Quantize() if recipe.quantize else None,
         Recover() if recipe.quantize else None,
         Regions() if recipe.quantize and recipe.quantize.regions else None,
@@ -147,18 +159,17 @@ def default_folder(recipe: Recipe) -> Path:
     return Path("runs") / "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts)
 
 
-def _publish(job: Job, folder: Path) -> Path:
-    """Copy the stage's bundle to ``folder/bundle`` in one rename; users may move or delete it.
+def _publish(job: Job, final: Path) -> None:
+    """Copy the stage's bundle to ``final`` in one rename; users may move or delete it.
 
     One that is there, whole and of the same lineage stays: an engine may have been added to it.
     """
-    final, work = folder / "bundle", folder / ".bundle.new"
+    work = final.with_name(f".{final.name}.new")
     if job.done("bundle").reused and _same_lineage(final, job.done("bundle").path("bundle")):
-        return final
+        return
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(job.done("bundle").path("bundle"), work)
     publish_folder(work, final)
-    return final
 
 
 def _same_lineage(final: Path, made: Path) -> bool:

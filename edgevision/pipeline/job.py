@@ -45,7 +45,8 @@ def silent(phase: str, done: int, total: int, note: str = "") -> None:
 class Job:
     """What the stages read. ``results`` fills up as they finish, by stage name.
 
-    Where MODEL is an ONNX file, ``foreign`` is what it became, and nothing is trained.
+    Where MODEL is an ONNX file, ``foreign`` is what it became, and nothing is trained. With
+    ``is_offer`` a time out of reach is no error: then it is pruned as far as the widths go.
     """
 
     recipe: Recipe
@@ -61,6 +62,7 @@ class Job:
     progress: Progress = silent
     foreign: Foreign | None = None
     qat: TrainConfig | None = None
+    is_offer: bool = False
     results: dict[str, StageResult] = field(default_factory=dict)
 
     def done(self, stage: str) -> StageResult:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TIMED = ("speedup", "latency_ms")
-_TARGETS = ("macs", "params", "pruning_ratio", *TIMED)
+TARGETS = ("macs", "params", "pruning_ratio", *TIMED)
 
 
 def asks_for_time(fields: Mapping[str, Any]) -> bool:
@@ -64,11 +64,11 @@ class PruneConfig(BaseModel):
 
         if self.importance not in IMPORTANCES:
             raise ValueError(unknown_name("importance", self.importance, IMPORTANCES))
-        given = [name for name in _TARGETS if getattr(self, name) is not None]
+        given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
             raise ValueError(
-                f"expected exactly one target of {', '.join(_TARGETS[:-1])} and {_TARGETS[-1]}, "
+                f"expected exactly one target of {', '.join(TARGETS[:-1])} and {TARGETS[-1]}, "
                 f"got {got}; for example macs=0.5 removes half of the MACs"
             )
         if self.pruning_ratio is not None and self.pruning_ratio > self.max_ratio:
@@ -81,7 +81,7 @@ class PruneConfig(BaseModel):
     @property
     def target(self) -> tuple[str, float]:
         """The one target that is given: its name and the value asked for."""
-        found = {name: getattr(self, name) for name in _TARGETS}
+        found = {name: getattr(self, name) for name in TARGETS}
         return next((name, float(value)) for name, value in found.items() if value is not None)
 
     @property

@@ -27,6 +27,7 @@ class TimeGoal:
             is not at hand: then the prediction counts.
         chosen: widths by step, filled as they are chosen. Measured times differ from run to run,
             so whoever carries on an interrupted run gives those of the run before.
+        or_narrowest: out of reach, take the narrowest choice instead of raising.
     """
 
     limit_ms: float
@@ -34,6 +35,7 @@ class TimeGoal:
     milliseconds: Times
     measure: Callable[[Mapping[str, int]], float] | None = None
     chosen: MutableMapping[str, dict[str, int]] = field(default_factory=dict)
+    or_narrowest: bool = False
 
     def of(self, kept: Mapping[str, int]) -> float:
         """Predicted milliseconds of one choice."""
@@ -60,7 +62,7 @@ def choose_within(
         present: units of every group of ``goal`` now.
 
     Raises:
-        ModelError: the narrowest choice takes longer.
+        ModelError: the narrowest choice takes longer, and that was not to be taken then.
     """
     names = [item.group.name for item in candidates]
     columns = [goal.groups.index(name) for name in names]
@@ -87,6 +89,8 @@ def choose_within(
         if error <= _CLOSE:
             break
         limit *= limit_ms / measured
+    if best is None and goal.or_narrowest:
+        return {item.group.name: item.allowed[-1] for item in candidates}
     if best is None:
         least = float(times(np.array([[item.allowed[-1] for item in candidates]]))[0])
         raise ModelError(

@@ -27,6 +27,7 @@ class Build(Stage[Job]):
     def depends(self, job: Job) -> dict[str, Any]:
         return {
             "export": job.key("export"),
+            "pruned": job.key("export-pruned"),
             "quantize": job.key("quantize"),
             "recover": job.key("recover"),
             "regions": job.key("regions"),

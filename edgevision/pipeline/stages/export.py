@@ -1,4 +1,4 @@
-"""export: the FP32 baseline and, where there is one, the pruned network as ONNX, checked."""
+"""export: the FP32 baseline and, where there is one, the pruned network as ONNX, each checked."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from edgevision.files import write_json
 from edgevision.pipeline.foreign import CHECK_IMAGES
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.baseline import ONNX_NAME
-from edgevision.pipeline.store import Stage
+from edgevision.pipeline.store import Stage, StageResult
 from edgevision.types import TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
 INPUT_NAME = "images"
+PRUNED = "model.pruned.fp32.onnx"
 
 
 class Export(Stage[Job]):
-    """Outputs ``model.fp32.onnx``, ``model.pruned.fp32.onnx`` when pruned, and ``check.json``.
+    """Outputs ``model.fp32.onnx`` and ``check.json``.
 
     An ONNX file was adopted, and compared with what it was, before; it is taken over.
     """
@@ -32,7 +33,6 @@ class Export(Stage[Job]):
     def depends(self, job: Job) -> dict[str, Any]:
         return {
             "baseline": job.key("baseline"),
-            "prune": job.key("prune"),
             "opset": job.target.opset,
         }
 
@@ -41,15 +41,29 @@ class Export(Stage[Job]):
             shutil.copyfile(job.done("baseline").path(ONNX_NAME), work / "model.fp32.onnx")
             write_json(work / "check.json", {"model.fp32.onnx": asdict(job.foreign.adopted.check)})
             return
-        sources = {"model.fp32.onnx": job.done("baseline")}
-        if "prune" in job.results:
-            sources["model.pruned.fp32.onnx"] = job.done("prune")
-        checks = {}
-        for index, (name, source) in enumerate(sources.items()):
-            job.progress("exporting", index, len(sources), name)
-            checks[name] = export_checkpoint(job, source.path("checkpoint"), work / name)
-        job.progress("exporting", len(sources), len(sources), "")
-        write_json(work / "check.json", checks)
+        _export(job, job.done("baseline"), work / "model.fp32.onnx")
+
+
+class ExportPruned(Stage[Job]):
+    """Outputs ``model.pruned.fp32.onnx`` and ``check.json``.
+
+    A stage of its own, so that networks pruned differently share the baseline's.
+    """
+
+    name = "export-pruned"
+
+    def depends(self, job: Job) -> dict[str, Any]:
+        return {"prune": job.key("prune"), "opset": job.target.opset}
+
+    def run(self, job: Job, work: Path) -> None:
+        _export(job, job.done("prune"), work / PRUNED)
+
+
+def _export(job: Job, source: StageResult, path: Path) -> None:
+    job.progress("exporting", 0, 1, path.name)
+    check = export_checkpoint(job, source.path("checkpoint"), path)
+    job.progress("exporting", 1, 1, "")
+    write_json(path.with_name("check.json"), {path.name: check})
 
 
 def export_checkpoint(job: Job, checkpoint: Path, path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,9 @@ class Prune(Stage[Job]):
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return job.task.loss(outputs, targets, LossOptions())
 
+        time = time_goal(job, module, work) if job.prune.is_timed else None
+        if time is not None and job.is_offer:
+            time = replace(time, or_narrowest=True)
         job.progress("pruning", 0, 1, "")
         result = prune(
             module,
@@ -77,7 +81,7 @@ class Prune(Stage[Job]):
             round_to=job.target.round_to,
             batches=lambda: _batches(job),
             loss=loss,
-            time=time_goal(job, module, work) if job.prune.is_timed else None,
+            time=time,
             after_step=after_step,
             progress=lambda phase, done, total: job.progress(phase, done, total, ""),
         )

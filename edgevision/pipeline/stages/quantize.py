@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
+from edgevision.pipeline.stages.export import PRUNED
 from edgevision.pipeline.store import Stage
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Quantize(Stage[Job]):
         assert job.recipe.quantize is not None
         return {
             "export": job.key("export"),
+            "pruned": job.key("export-pruned"),
             "quantize": job.recipe.quantize.model_dump(),
             "scheme": job.target.scheme,
             "seed": job.recipe.seed,
@@ -169,6 +171,6 @@ def quantized_from(job: Job) -> Path:
 
 def float_graph(job: Job) -> Path:
     """The float ONNX graph that ships if nothing is quantized: pruned, or else the baseline."""
-    export = job.done("export")
-    pruned = export.path("model.pruned.fp32.onnx")
-    return pruned if pruned.exists() else export.path("model.fp32.onnx")
+    if "export-pruned" in job.results:
+        return job.done("export-pruned").path(PRUNED)
+    return job.done("export").path("model.fp32.onnx")

@@ -46,6 +46,7 @@ class Verify(Stage[Job]):
 
         return {
             "export": job.key("export"),
+            "pruned": job.key("export-pruned"),
             "quantize": job.key("quantize"),
             "recover": job.key("recover"),
             "regions": job.key("regions"),
@@ -77,7 +78,7 @@ class Verify(Stage[Job]):
         comparison = self._latency(job, wanted)
         shutil.rmtree(draft)
         metric = job.task.metric_name
-        speeds = {name: _speed(comparison, name) for name in names}
+        speeds = {name: speed_of(comparison, name) if comparison else None for name in names}
         candidates = [
             Candidate(g.file, accuracies[g.file].figures[metric], speeds[g.file]) for g in wanted
         ]
@@ -189,9 +190,8 @@ def _runners(job: Job, names: list[str]) -> Iterator[dict[str, Runner]]:
         }
 
 
-def _speed(comparison: Comparison | None, name: str) -> Speed | None:
-    if comparison is None:
-        return None
+def speed_of(comparison: Comparison, name: str) -> Speed:
+    """Speed of the run ``name``, and whether the machine was quiet."""
     sides = [comparison.runs[side] for side in {name, comparison.baseline}]
     steady = all(side.latency_p50_ms <= BUSY * side.latency_min_ms for side in sides)
     p50 = comparison.runs[name].latency_p50_ms

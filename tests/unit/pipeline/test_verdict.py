@@ -43,6 +43,14 @@ def test_nothing_within_the_budget_is_exit_code_4_with_the_best_named() -> None:
     assert "85.00 %, a drop of 6.00 points where 0.5 are allowed" in verdict.reasons[0]
 
 
+def test_beyond_the_budget_what_is_as_fast_as_asked_comes_first() -> None:
+    candidates = [Candidate("int8", 80.0, FAST), Candidate("pruned", 85.0, EVEN)]
+    asked = judge(91.0, candidates, VerifySection(max_accuracy_drop=0.5, speedup=2))
+    assert (asked.exit_code, asked.shipped) == (4, "int8")
+    too_much = judge(91.0, candidates, VerifySection(max_accuracy_drop=0.5, speedup=9))
+    assert (too_much.exit_code, too_much.shipped) == (4, "pruned")
+
+
 def test_who_asks_for_less_than_fp32_s_speed_gets_it() -> None:
     verdict = judge(91.0, [Candidate("int8", 91.0, SLOW)], VerifySection(speedup=0.5))
     assert (verdict.passed, verdict.exit_code) == (True, 0)

@@ -1,4 +1,4 @@
-"""Pieces of the plain HTML pages: one file, no script, nothing loaded, every value escaped."""
+"""The plain HTML page: one file, no script, nothing loaded from elsewhere, every value escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
 
 def page(title: str, sections: Iterable[str], css: str = "") -> str:
-    """A whole page of ``sections``, those that are empty left out; ``css`` comes on top."""
+    """The page of ``sections``, which are markup; empty ones are left out. ``css`` comes on top."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -24,27 +24,27 @@ def page(title: str, sections: Iterable[str], css: str = "") -> str:
 
 
 def tile(value: str, label: str, detail: str) -> str:
-    """A figure with what it is."""
+    """A figure in large type with what it is and where it comes from."""
     return (
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span>'
         f"<small>{escape(detail)}</small></div>"
     )
 
 
-def facts(title: str, values: Mapping[str, Any]) -> str:
-    """A section of nested plain values; empty where there are none."""
-    return section(title, pairs(values)) if values else ""
-
-
 def section(title: str, body: str) -> str:
-    """A part of the page; ``body`` is markup."""
+    """A card with a heading; ``body`` is markup."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def facts(title: str, values: Mapping[str, Any]) -> str:
+    """A card of nested plain values; empty where there are none."""
+    return section(title, pairs(values)) if values else ""
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()
 ) -> str:
-    """A table of texts; ``numbers`` are the columns that stand to the right."""
+    """Plain texts as a table; the columns ``numbers`` are set flush right."""
     right = frozenset(numbers)
 
     def cell(tag: str, column: int, text: str) -> str:
@@ -78,3 +78,18 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return escape(f"{value:.6g}")
     return escape(str(value))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Empty for None."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def in_bytes(count: int) -> str:
+    """A size in B, kB, MB or GB (powers of ten)."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
