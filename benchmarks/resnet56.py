@@ -58,10 +58,16 @@ FULL: dict[str, Any] = {
     },
 }
 SHORTENED: dict[str, Any] = {
-    "train": {"epochs": 5},
+    "train": {
+        "epochs": 4,
+        "batch_size": 64,
+        "learning_rate": 0.05,
+        "warmup": 0.1,
+        "save_every_seconds": 20.0,
+    },
     "prune": {"sparse_epochs": 2, "fine_tune": {"epochs": 2, "ema_decay": 0.9}},
 }
-SHORTENED_IMAGES = 4000
+SHORTENED_IMAGES = 3000
 
 
 def main() -> None:

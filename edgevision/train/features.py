@@ -28,36 +28,35 @@ class FeatureDistillation:
     def __init__(
         self, student: nn.Module, teacher: nn.Module, task: Task, num_classes: int
     ) -> None:
-        self._seen: dict[str, list[Tensor]] = {"student": [], "teacher": []}
+        # Of each head layer the last input: evaluation runs the student in between.
+        self._student: dict[int, Tensor] = {}
+        self._teacher: dict[int, Tensor] = {}
         self._told = False
         self._handles = [
-            layer.register_forward_pre_hook(self._keep(who))
-            for who, module in (("student", student), ("teacher", teacher))
-            for layer in task.head_layers(module, num_classes)
+            layer.register_forward_pre_hook(_keep(seen, number))
+            for seen, module in ((self._student, student), (self._teacher, teacher))
+            for number, layer in enumerate(task.head_layers(module, num_classes))
         ]
 
-    def _keep(self, who: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._seen[who].append(inputs[0])
-
-        return hook
-
     def loss(self) -> Tensor | float:
-        """Scalar float32 of the forward passes since the last call, differentiable."""
-        student, teacher = self._seen["student"], self._seen["teacher"]
-        self._seen = {"student": [], "teacher": []}
-        if [t.shape for t in student] != [t.shape for t in teacher]:
+        """Scalar float32 of the last forward pass of both, differentiable."""
+        pairs = [(own, self._teacher[number]) for number, own in sorted(self._student.items())]
+        if any(own.shape != wanted.shape for own, wanted in pairs):
             if not self._told:
                 log.warning("The head reads other features than the teacher's: not distilled.")
             self._told = True
             return 0.0
-        parts = [
-            functional.mse_loss(own.float(), wanted.detach().float())
-            for own, wanted in zip(student, teacher, strict=True)
-        ]
-        return torch.stack(parts).mean() if parts else 0.0
+        parts = [functional.mse_loss(own.float(), wanted.float()) for own, wanted in pairs]
+        return torch.stack(parts).mean()
 
     def remove(self) -> None:
         """Take the hooks off both networks."""
         for handle in self._handles:
             handle.remove()
+
+
+def _keep(seen: dict[int, Tensor], number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[number] = inputs[0]
+
+    return hook

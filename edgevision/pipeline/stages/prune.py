@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 ROUNDS = "rounds.json"
+PHASES = NARROWED, RECALIBRATED, TUNED = "narrowed", "recalibrated", "fine-tuned"
 _STATISTICS_IMAGES = 2000
 
 
@@ -67,11 +68,11 @@ class Prune(Stage[Job]):
             return evaluate(pruned, job.data.validation, job.preprocessing, job.task)
 
         def after_step(pruned: torch.nn.Module, step: int, steps: int) -> None:
-            rounds.tell(step, "narrowed", lambda: figures(pruned))
+            rounds.tell(step, NARROWED, lambda: figures(pruned))
             if recalibrate_batch_norm(
                 pruned, job.data, job.preprocessing, job.task, images=_STATISTICS_IMAGES
             ):
-                rounds.tell(step, "recalibrated", lambda: figures(pruned))
+                rounds.tell(step, RECALIBRATED, lambda: figures(pruned))
             done = fit(
                 pruned,
                 job.data,
@@ -82,7 +83,7 @@ class Prune(Stage[Job]):
                 teacher=teacher,
                 progress=as_phase(job.progress, f"fine-tuning {step}/{steps}"),
             )
-            rounds.tell(step, "fine-tuned", lambda: done.metrics)
+            rounds.tell(step, TUNED, lambda: done.metrics)
 
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return job.task.loss(outputs, targets, LossOptions())
@@ -101,7 +102,7 @@ class Prune(Stage[Job]):
             progress=lambda phase, done, total: job.progress(phase, done, total, ""),
         )
         job.progress("pruning", 1, 1, "")
-        metrics = rounds[-1]["fine-tuned"]
+        metrics = rounds[-1][TUNED]
         # Told against the unpruned network: the checkpoint may have come in pruned already.
         structure = structure_of(result.module, _unpruned(job, card.reference))
         card = card.model_copy(update={"structure": structure, "metrics": metrics})

@@ -217,7 +217,7 @@ def test_activation_is_what_the_readers_get() -> None:
     images = torch.randn(6, 3, 12, 12)
     found = from_data(module, "activation", (images, torch.zeros(6)))
     handle.remove()
-    by_hand = inputs[0].abs().mean(0).view(24, 4).sum(1)
+    by_hand = inputs[-1].abs().mean(0).view(24, 4).sum(1)
     torch.testing.assert_close(found["blocks.3.0"], by_hand / by_hand.mean())
     assert float(found["blocks.3.0"][7]) == 0.0
     assert not module.head._forward_pre_hooks
