@@ -44,6 +44,12 @@ class PruneConfig(BaseModel):
     global_ranking: bool = Field(
         False, description="Rank the channels of all groups together, not within each group."
     )
+    sparse_epochs: int = Field(
+        0, ge=0, description="Epochs of sparse learning before the first round; 0 for none."
+    )
+    sparse_strength: float = Field(
+        5e-4, gt=0.0, le=1.0, description="Shrinkage of weights during sparse learning."
+    )
     steps: int = Field(1, ge=1, le=100, description="Prune in this many rounds.")
     max_ratio: float = Field(
         0.9, gt=0.0, le=1.0, description="Most that any one group may lose of its channels."
@@ -53,7 +59,7 @@ class PruneConfig(BaseModel):
     )
     norm: Literal[1, 2] = Field(2, description="Degree of the norm for magnitude and LAMP scores.")
     gradient_batches: int = Field(
-        8, ge=1, description="Batches over which Taylor scores accumulate gradients."
+        8, ge=1, description="Batches that scores from training data see."
     )
     seed: int = Field(0, ge=0, description="Seed of random scores.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 from edgevision.errors import ModelError, UsageError
 from edgevision.pruning.config import PruneConfig
 from edgevision.pruning.cost import WidthCost
-from edgevision.pruning.gradients import Batches, Loss, accumulated_gradients
+from edgevision.pruning.gradients import Batches, Loss
 from edgevision.pruning.graph import Graph, find_groups, remove
 from edgevision.pruning.importance import IMPORTANCES
 from edgevision.pruning.macs import Count, count
@@ -95,8 +94,9 @@ def prune(
         config: score, target and limits.
         ignored: layers of ``module`` whose outputs stay whole, as heads; with all inside them.
         round_to: narrowed layers keep a multiple of this many channels.
-        batches: makes an iterator of (float32 NCHW images, targets); for Taylor scores.
-        loss: from (outputs, targets) to a scalar; for Taylor scores, and for what widths cost
+        batches: makes an iterator of (float32 NCHW images, targets); for scores that
+            rest on data.
+        loss: from (outputs, targets) to a scalar; for scores by gradients, and for what widths cost
             where the target is a time.
         time: what to reach where the target is a time.
         after_step: called with (narrowed module, step from 1, steps) after each step, for
@@ -106,7 +106,7 @@ def prune(
     Raises:
         ModelError: the network cannot be traced or copied, the target cannot be reached, an
             ignored pattern matches no layer, or scores are not finite.
-        UsageError: Taylor without batches or loss.
+        UsageError: a score that rests on data without batches or loss.
     """
     if round_to < 1:
         raise ValueError(f"expected round_to >= 1, got {round_to}")
@@ -223,13 +223,8 @@ class _Session:
 
     def _score(self, module: nn.Module, graph: Graph) -> list[Prunable]:
         importance = IMPORTANCES.get(self.config.importance)(self.config)
-        gradients = (
-            accumulated_gradients(module, self.batches, self.loss, self.config.gradient_batches)
-            if importance.needs_gradients
-            else nullcontext()
-        )
         candidates = []
-        with gradients:
+        with importance.observing(module, graph.groups, self.batches, self.loss):
             for group in graph.groups:
                 if {group.name, group.root} & self.whole.keys():
                     continue

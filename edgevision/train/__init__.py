@@ -6,6 +6,7 @@ from edgevision.train.config import TrainConfig, default_config, override
 from edgevision.train.evaluate import evaluate
 from edgevision.train.loop import fit
 from edgevision.train.results import Progress, TrainResult
+from edgevision.train.statistics import recalibrate_batch_norm
 
 __all__ = [
     "Progress",
@@ -15,4 +16,5 @@ __all__ = [
     "evaluate",
     "fit",
     "override",
+    "recalibrate_batch_norm",
 ]

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgevision.data import DataSplits
-from edgevision.data.loader import BatchLoader
 from edgevision.errors import ModelError, UsageError
 from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
 from edgevision.tasks import get_task
 from edgevision.train.evaluate import evaluate
+from edgevision.train.statistics import recalibrate_batch_norm
 
 _STATISTICS_IMAGES = 10_000
-_BATCH = 100
 
 
 def average_checkpoints(folders: Sequence[Path], data: DataSplits, out: Path) -> dict[str, float]:
@@ -46,8 +45,8 @@ def average_checkpoints(folders: Sequence[Path], data: DataSplits, out: Path) ->
             raise ModelError(f"{folder} holds another network than {folders[-1]}.")
     module.load_state_dict({name: _mean([s[name] for s in states]) for name in states[-1]})
     preprocessing, task = card.as_preprocessing(), get_task(card.task)
-    loader = BatchLoader(data.train, preprocessing, task, _BATCH, seed=0, train=True)
-    _measure_statistics(module, loader)
+    module.eval()
+    recalibrate_batch_norm(module, data, preprocessing, task, images=_STATISTICS_IMAGES)
     metrics = evaluate(module, data.validation, preprocessing, task)
     lineage = {**card.lineage, "average_of": [str(folder) for folder in folders]}
     save_checkpoint(out, module, card.model_copy(update={"metrics": metrics, "lineage": lineage}))
@@ -58,26 +57,3 @@ def _mean(tensors: list[Tensor]) -> Tensor:
     if not tensors[-1].is_floating_point():
         return tensors[-1]
     return torch.stack(tensors).mean(0)
-
-
-@torch.no_grad()
-def _measure_statistics(module: nn.Module, loader: BatchLoader) -> None:
-    """Batch norm's means and variances over some training images, every batch counting alike."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over batches
-    module.train()
-    seen = 0
-    for images, _ in loader:
-        # In channels-last, sums over millions of places run in float32 and lose a percent.
-        module(images.contiguous())
-        seen += len(images)
-        if seen >= _STATISTICS_IMAGES:
-            break
-    module.eval()
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgevision.data.augment import AugmentConfig
 from edgevision.errors import RecipeError
@@ -37,6 +37,8 @@ class TrainConfig(BaseModel):
         weights: a safetensors file to start from; a head of another width is left out.
         distillation_weight: share of the teacher's term in the loss where there is a teacher.
         temperature: of the distillation.
+        feature_weight: of the distance between what the heads of network and teacher read, added
+            to the loss where there is a teacher and the two have the same shape.
         augment: what is done to training images.
         precision: ``"auto"`` is bf16 where the machine computes in it, else fp32; on CPUs also fp32
             for networks of grouped convolutions, which bf16 slows down there.
@@ -65,6 +67,7 @@ class TrainConfig(BaseModel):
     weights: Path | None = None
     distillation_weight: float = Field(0.5, ge=0, le=1)
     temperature: float = Field(4.0, gt=0, le=100)
+    feature_weight: float = Field(0.0, ge=0, le=100)
     augment: AugmentConfig = AugmentConfig(flip="random")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = Field(0, ge=0, le=2**32 - 1)
@@ -74,6 +77,14 @@ class TrainConfig(BaseModel):
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)
     strategy: Literal["auto", "ddp"] = "auto"
+
+    @model_serializer(mode="wrap")
+    def _used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Without what is off: results that are stored by these values keep their names.
+        values: dict[str, Any] = handler(self)
+        if not self.feature_weight:
+            values.pop("feature_weight", None)
+        return values
 
 
 def default_config(reference: str) -> TrainConfig:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,3 +38,17 @@ class Ema:
         self.steps = steps
         for name, value in average.items():
             self.average[name].copy_(value)
+
+
+@contextmanager
+def weights_of(module: nn.Module, ema: Ema | None) -> Iterator[None]:
+    """For the time of the block the network has its averaged weights, where there are any."""
+    if ema is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in module.state_dict().items()}
+    module.load_state_dict(ema.average)
+    try:
+        yield
+    finally:
+        module.load_state_dict(own)

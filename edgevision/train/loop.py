@@ -19,11 +19,13 @@ from edgevision.data.base import DataSplits
 from edgevision.data.loader import BatchLoader, class_weights
 from edgevision.errors import ModelError, UsageError
 from edgevision.preprocessing import Preprocessing
+from edgevision.pruning.sparse_learning import GroupRegularizer
 from edgevision.tasks.base import LossOptions, Task
 from edgevision.train.config import TrainConfig
-from edgevision.train.ema import Ema
+from edgevision.train.ema import Ema, weights_of
 from edgevision.train.evaluate import evaluate
 from edgevision.train.fabric import make_fabric
+from edgevision.train.features import FeatureDistillation
 from edgevision.train.optimizers import make_optimizers
 from edgevision.train.results import Progress, TrainResult
 from edgevision.train.schedule import rate
@@ -58,6 +60,7 @@ def fit(
     *,
     folder: Path,
     teacher: nn.Module | None = None,
+    regularizer: GroupRegularizer | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
     """Train ``module`` in place.
@@ -67,6 +70,7 @@ def fit(
             carried on from there, and on one device gives the same network bit for bit; a run
             that is finished is only read; one of another origin is refused.
         teacher: network to distil from; takes the same input.
+        regularizer: made for ``module``; adds to the gradients of every step.
         progress: called after every look at the loss.
 
     Raises:
@@ -79,8 +83,15 @@ def fit(
     fabric.launch()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed + fabric.global_rank)
-        run = _Run(fabric, module, data, preprocessing, task, config, folder, teacher, progress)
-        run.train()
+        run = _Run(
+            fabric, module, data, preprocessing, task, config, folder, teacher, regularizer,
+            progress,
+        )  # fmt: skip
+        try:
+            run.train()
+        finally:
+            if run.features is not None:
+                run.features.remove()
         metrics = run.finish()
     return TrainResult(
         module, metrics, run.history, run.seconds, precision, main_process=fabric.is_global_zero
@@ -100,13 +111,14 @@ class _Run:
         config: TrainConfig,
         folder: Path,
         teacher: nn.Module | None,
+        regularizer: GroupRegularizer | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.fabric, self.data, self.task, self.config = fabric, data, task, config
         self.preprocessing, self.progress = preprocessing, progress
         self.classes = len(data.labels)
         self.path = folder / RUN_FILE
-        self.module = module
+        self.module, self.regularizer = module, regularizer
         if config.batch_size % fabric.world_size:
             raise UsageError(
                 f"batch_size {config.batch_size} cannot be divided evenly over "
@@ -146,6 +158,9 @@ class _Run:
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.to(fabric.device).eval()
+        self.features = None
+        if teacher is not None and config.feature_weight:
+            self.features = FeatureDistillation(module, teacher, task, self.classes)
         self.ema = Ema(module, config.ema_decay) if config.ema_decay else None
         self.history: list[dict[str, float]] = []
         self.epoch = self.step = 0
@@ -164,6 +179,7 @@ class _Run:
             "task": self.task.name,
             "start": module_digest(self.module),
             "teacher": module_digest(teacher) if teacher is not None else None,
+            **({"sparse_strength": self.regularizer.strength} if self.regularizer else {}),
         }
 
     def _prepare(self) -> None:
@@ -225,9 +241,13 @@ class _Run:
                 wanted = self.teacher(images)
             distance = self.task.distillation_loss(outputs, wanted, config.temperature)
             loss = (1 - config.distillation_weight) * loss + config.distillation_weight * distance
+            if self.features is not None:
+                loss = loss + config.feature_weight * self.features.loss()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
+        if self.regularizer is not None:
+            self.regularizer.add()
         if config.clip_norm is not None:
             trained = [p for p in self.trainable if p.grad is not None]
             nn.utils.clip_grad_norm_(trained, config.clip_norm)
@@ -292,7 +312,7 @@ class _Run:
         """Figures on the validation split, by the first process for all of them."""
         metrics: dict[str, float] = {}
         if self.fabric.is_global_zero:
-            with _weights_of(self.module, self.ema):
+            with weights_of(self.module, self.ema):
                 metrics = evaluate(
                     self.module,
                     self.data.validation,
@@ -374,19 +394,3 @@ class _Run:
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.history = facts["history"]
         self.seconds, self.epoch_seconds = facts["seconds"], facts["epoch_seconds"]
-
-
-class _weights_of:  # noqa: N801 - reads as a phrase
-    """For the time of a block the network has its averaged weights."""
-
-    def __init__(self, module: nn.Module, ema: Ema | None) -> None:
-        self.module, self.ema = module, ema
-
-    def __enter__(self) -> None:
-        if self.ema is not None:
-            self.own = {k: v.clone() for k, v in self.module.state_dict().items()}
-            self.module.load_state_dict(self.ema.average)
-
-    def __exit__(self, *_: object) -> None:
-        if self.ema is not None:
-            self.module.load_state_dict(self.own)

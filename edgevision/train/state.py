@@ -64,7 +64,7 @@ def refusal(path: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any
                 for key in sorted(then.keys() | now.keys())
                 if then.get(key) != now.get(key)
             ]
-        elif name in ("world_size", "task"):
+        elif name in ("world_size", "task", "sparse_strength"):
             parts.append(f"{name} {then} there, {now} asked for")
         else:
             parts.append({"start": "the weights at the start"}.get(name, f"the {name}"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def test_run_again_it_reuses_every_stage_and_leaves_the_bundle(
     assert {"baseline", "prune", "export", "quantize", "build"} <= set(kept)
     if "bundle" in kept:
         assert without_times(result.bundle) == before
+
+
+def test_the_report_tells_the_accuracy_of_each_round_of_pruning(done: CompressResult) -> None:
+    report = json.loads((done.bundle / "report.json").read_bytes())
+    figure = r"\d+\.\d\d %"
+    expected = f"narrowed {figure}, recalibrated {figure}, fine-tuned {figure}"
+    assert re.fullmatch(expected, report["pruning"]["facts"]["round 1"])
 
 
 @pytest.mark.parametrize("damage", ["removed", "flipped"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,16 @@ from edgevision.tasks.base import LossOptions
 if TYPE_CHECKING:
     import torch
 
+ROUNDS = "rounds.json"
+PHASES = NARROWED, RECALIBRATED, TUNED = "narrowed", "recalibrated", "fine-tuned"
+_STATISTICS_IMAGES = 2000
+
 
 class Prune(Stage[Job]):
     """Outputs ``checkpoint/``, ``table.json`` (per layer, before and after), ``metrics.json``.
+
+    Beside them ``rounds.json``: the validation figures of each round as it was narrowed, after
+    batch norm was recalibrated (where there is one), and fine-tuned.
 
     Interrupted, it prunes the finished steps again (the same weights give the same choice; one
     that rests on measured times is in ``widths.json``) and takes their fine-tuned weights from the
@@ -28,6 +36,7 @@ class Prune(Stage[Job]):
     """
 
     name = "prune"
+    version = 2
     resumes = True
 
     def depends(self, job: Job) -> dict[str, Any]:
@@ -35,27 +44,39 @@ class Prune(Stage[Job]):
         assert job.fine_tune is not None
         return {
             "baseline": job.key("baseline"),
+            "sparse": job.key("sparse"),
             "prune": job.prune.model_dump(mode="json"),
             "fine_tune": job.fine_tune.model_dump(mode="json"),
             "round_to": job.target.round_to,
             "profile": job.key("profile"),
+            **({"offer": True} if job.is_offer else {}),  # pruned as far as the widths go
         }
 
     def run(self, job: Job, work: Path) -> None:
         from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
         from edgevision.pruning import prune, structure_of
-        from edgevision.train import evaluate, fit
+        from edgevision.train import evaluate, fit, recalibrate_batch_norm
         from edgevision.train.results import as_phase
 
         assert job.prune is not None
         assert job.fine_tune is not None
         tune = job.fine_tune
         source = job.done("baseline").path("checkpoint")
-        teacher, _ = load_checkpoint(source)
-        module, card = load_checkpoint(source)
+        teacher, card = load_checkpoint(source)
+        dense = job.done("sparse").path("checkpoint") if "sparse" in job.results else source
+        module, _ = load_checkpoint(dense)
+        rounds = _Rounds(work / ROUNDS)
+
+        def figures(pruned: torch.nn.Module) -> dict[str, float]:
+            return evaluate(pruned, job.data.validation, job.preprocessing, job.task)
 
         def after_step(pruned: torch.nn.Module, step: int, steps: int) -> None:
-            fit(
+            rounds.tell(step, NARROWED, lambda: figures(pruned))
+            if recalibrate_batch_norm(
+                pruned, job.data, job.preprocessing, job.task, images=_STATISTICS_IMAGES
+            ):
+                rounds.tell(step, RECALIBRATED, lambda: figures(pruned))
+            done = fit(
                 pruned,
                 job.data,
                 job.preprocessing,
@@ -65,6 +86,7 @@ class Prune(Stage[Job]):
                 teacher=teacher,
                 progress=as_phase(job.progress, f"fine-tuning {step}/{steps}"),
             )
+            rounds.tell(step, TUNED, lambda: done.metrics)
 
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return job.task.loss(outputs, targets, LossOptions())
@@ -86,7 +108,7 @@ class Prune(Stage[Job]):
             progress=lambda phase, done, total: job.progress(phase, done, total, ""),
         )
         job.progress("pruning", 1, 1, "")
-        metrics = evaluate(result.module, job.data.validation, job.preprocessing, job.task)
+        metrics = rounds[-1][TUNED]
         # Told against the unpruned network: the checkpoint may have come in pruned already.
         structure = structure_of(result.module, _unpruned(job, card.reference))
         card = card.model_copy(update={"structure": structure, "metrics": metrics})
@@ -112,6 +134,21 @@ def _traced(
         return trace_network(module, shape), None
     except ModelError as error:
         return None, error.message[:500]
+
+
+class _Rounds(list[dict[str, dict[str, float]]]):
+    """Figures of each round by what was done last, on disk as soon as they are known."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(json.loads(path.read_bytes()) if path.exists() else [])
+        self._path = path
+
+    def tell(self, step: int, what: str, figures: Callable[[], dict[str, float]]) -> None:
+        """Note ``figures`` of round ``step`` (from 1), unless an interrupted run did."""
+        self.extend({} for _ in range(step - len(self)))
+        if what not in self[step - 1]:
+            self[step - 1][what] = figures()
+            write_json(self._path, list(self))
 
 
 def _unpruned(job: Job, reference: str) -> torch.nn.Module:

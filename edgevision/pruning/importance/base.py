@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from edgevision.errors import ModelError
 
 if TYPE_CHECKING:
     from edgevision.pruning.config import PruneConfig
+    from edgevision.pruning.gradients import Batches, Loss
     from edgevision.pruning.graph import Group
 
 Normed = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -27,13 +29,28 @@ class Importance(ABC):
     otherwise.
     """
 
-    needs_gradients: ClassVar[bool] = False
-    """Whether every parameter's ``.grad`` is filled from training batches before scoring."""
-
     def __init__(self, config: PruneConfig) -> None:
         self.config = config
         # Layers of a concatenation belong to many groups; their weights are summed once.
         self._sums: dict[tuple[str, int], torch.Tensor] = {}
+
+    def observing(
+        self,
+        module: nn.Module,
+        groups: Sequence[Group],
+        batches: Batches | None,
+        loss: Loss | None,
+    ) -> AbstractContextManager[None]:
+        """The block in which groups are scored; where the score rests on data, it sees them first.
+
+        Args:
+            module: the network of the groups, in eval mode.
+
+        Raises:
+            UsageError: the score needs ``batches`` or ``loss``, and they are missing.
+            ModelError: there is no batch, or the loss is not finite.
+        """
+        return nullcontext()
 
     def score(self, group: Group) -> torch.Tensor | None:
         """One score >= 0 per channel of the group's root layer; None if the score has no basis.
@@ -51,7 +68,7 @@ class Importance(ABC):
         if not bool(torch.isfinite(scores).all()):
             raise ModelError(
                 f"The {self.config.importance} importance of '{group.name}' is NaN or infinite.",
-                hint="Check the model's weights, and for Taylor the loss, for NaN.",
+                hint="Check the model's weights, and for scores from data the loss, for NaN.",
             )
         return scores
 

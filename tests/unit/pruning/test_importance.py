@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch_pruning as tp
 from networks import Net, lively
 from torch import nn
 
+from edgevision.errors import UsageError
 from edgevision.pruning import PruneConfig
 from edgevision.pruning.graph import Group, find_groups
 from edgevision.pruning.importance import IMPORTANCES
@@ -146,3 +149,94 @@ def test_grouped_and_transposed_convolutions_by_hand() -> None:
     transposed = torch.tensor([0.0 + 9 + 36 + 81, 1 + 16 + 49 + 100, 4 + 25 + 64 + 121])
     torch.testing.assert_close(scores(module, "magnitude", "2"), transposed / transposed.mean())
     assert [unit.tolist() for unit in found["0"].units] == [[0, 2], [1, 3]]
+
+
+def from_data(
+    module: nn.Module,
+    importance: str,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    loss: Callable[[Any, Any], torch.Tensor] = nn.functional.cross_entropy,
+) -> dict[str, torch.Tensor]:
+    """Scores of every group that has a basis, after seeing ``batch``."""
+    found = find_groups(module, EXAMPLE, {"head"}).groups
+    score = IMPORTANCES.get(importance)(PruneConfig(macs=0.5, importance=importance))
+    with score.observing(module, found, lambda: iter([batch]), loss):
+        told = {group.name: score.score(group) for group in found}
+    return {name: values for name, values in told.items() if values is not None}
+
+
+def test_hessian_by_hand() -> None:
+    """Two linear layers of scalars: the gradient of one image is the product of the others."""
+    module = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)).eval()
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([1.0, 3]).view(2, 1, 1, 1))
+        module[1].weight.copy_(torch.tensor([2.0, 0.5]).view(1, 2, 1, 1))
+    images = torch.tensor([1.0, -2.0]).view(2, 1, 1, 1)
+    group = find_groups(module, torch.ones(1, 1, 1, 1), ()).groups[0]
+    score = IMPORTANCES.get("hessian")(PruneConfig(macs=0.5, importance="hessian"))
+    batches = [(images, torch.zeros(2))]
+    with score.observing(module, [group], lambda: iter(batches), lambda out, _: out.sum()):
+        found = score.score(group)
+    # For both layers g * w = x * w0 * w1, so each adds mean(x^2) (w0 w1)^2.
+    by_hand = torch.tensor([4.0, 2.25]) * 2.5
+    torch.testing.assert_close(found, by_hand / by_hand.mean())
+    assert module[0].weight.grad is None
+
+
+def test_gradients_that_cancel_between_images_count_for_hessian_and_not_for_taylor() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 2, 1, bias=False)).eval()
+    image = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    opposite = (torch.cat([image, image]), torch.tensor([1.0, -1.0]))
+
+    def loss(outputs: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+        return (outputs.sum((1, 2, 3)) * signs).mean()
+
+    assert float(from_data(module, "taylor", opposite, loss)["0"].abs().max()) < 1e-4
+    assert float(from_data(module, "hessian", opposite, loss)["0"].mean()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("importance", ["taylor", "hessian"])
+def test_a_channel_that_nothing_depends_on_scores_zero(importance: str) -> None:
+    module = net()
+    with torch.no_grad():
+        module.head.weight[:, 4 * 5 : 4 * 6] = 0  # flattened 2x2 maps of channel 5
+    batch = torch.randn(6, 3, 12, 12), torch.randint(0, 5, (6,))
+    found = from_data(module, importance, batch)["blocks.3.0"]
+    assert float(found[5]) == 0.0
+    assert float(found.min()) == 0.0
+    assert int((found > 0).sum()) > len(found) // 2
+
+
+def test_activation_is_what_the_readers_get() -> None:
+    module = net()
+    norm = module.blocks[3][1]
+    with torch.no_grad():
+        norm.bias[7] = -100.0  # the ReLU behind it is silent
+    inputs: list[torch.Tensor] = []
+    handle = module.head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    images = torch.randn(6, 3, 12, 12)
+    found = from_data(module, "activation", (images, torch.zeros(6)))
+    handle.remove()
+    by_hand = inputs[-1].abs().mean(0).view(24, 4).sum(1)
+    torch.testing.assert_close(found["blocks.3.0"], by_hand / by_hand.mean())
+    assert float(found["blocks.3.0"][7]) == 0.0
+    assert not module.head._forward_pre_hooks
+    # Channels of a sum have several readers; all count, and the group's mean is one.
+    assert all(float(values.mean()) == pytest.approx(1.0) for values in found.values())
+
+
+def test_activation_has_no_basis_where_nothing_reads_the_channels() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    batch = torch.randn(2, 3, 12, 12), torch.zeros(2)
+    assert not from_data(module, "activation", batch)
+
+
+@pytest.mark.parametrize("importance", ["taylor", "hessian", "activation"])
+def test_scores_from_data_need_data(importance: str) -> None:
+    module = net()
+    score = IMPORTANCES.get(importance)(PruneConfig(macs=0.5, importance=importance))
+    with (
+        pytest.raises(UsageError, match="give batches and loss"),
+        score.observing(module, list(groups(module).values()), None, None),
+    ):
+        pass

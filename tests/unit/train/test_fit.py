@@ -15,6 +15,7 @@ from edgevision.data.arrays import ArrayDataset
 from edgevision.errors import DataError, ModelError, RecipeError, UsageError
 from edgevision.models import create
 from edgevision.models.checkpoint import save_tensors
+from edgevision.pruning.sparse_learning import GroupRegularizer
 from edgevision.tasks import get_task
 from edgevision.train import Progress, TrainConfig, TrainResult, evaluate, fit, override
 from edgevision.train.fabric import computes_bf16, make_fabric
@@ -56,10 +57,13 @@ def net(classes: int = 3) -> Net:
         return Net(classes)
 
 
+_APART = ("teacher", "regularizer", "progress")
+
+
 def run(
     data: DataSplits, folder: Path, module: nn.Module | None = None, **changes: Any
 ) -> TrainResult:
-    more = {key: changes.pop(key) for key in ("teacher", "progress") if key in changes}
+    more = {key: changes.pop(key) for key in _APART if key in changes}
     config = TrainConfig.model_validate({**CONFIG.model_dump(), **changes})
     return fit(module or net(), data, data.preprocessing, TASK, config, folder=folder, **more)
 
@@ -272,6 +276,63 @@ def test_a_student_moves_towards_its_teacher(clothes: DataSplits, tmp_path: Path
     assert (student(images).argmax(1) == 2).all()
 
 
+def test_a_student_takes_over_its_teachers_features_where_their_shapes_agree(
+    clothes: DataSplits, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = net()
+    with torch.no_grad():
+        teacher.body[1].bias.add_(2)
+    seen: list[torch.Tensor] = []
+
+    def distance(name: str, feature_weight: float) -> float:
+        options = {"optimizer": "sgd", "learning_rate": 0.02, "ema_decay": None}
+        student = run(
+            clothes, tmp_path / name, teacher=teacher, feature_weight=feature_weight, **options
+        ).module
+        features = []
+        images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        for module in (student, teacher.eval()):
+            handle = module.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+            module(images)
+            handle.remove()
+            features.append(seen.pop().detach())
+            assert not module.head._forward_pre_hooks
+        return float((features[0] - features[1]).pow(2).mean())
+
+    assert distance("with", 5.0) < 0.5 * distance("without", 0.0)
+    assert not caplog.records
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 3))
+    one = run(clothes, tmp_path / "a", teacher=wide, feature_weight=5.0).module
+    assert "reads other features" in caplog.text
+    assert same(one, run(clothes, tmp_path / "b", teacher=wide).module)
+
+
+def test_a_regularizer_works_at_every_step_and_survives_an_interruption(
+    clothes: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgevision.train.loop._CHECK_EVERY", 2)
+    options = {"optimizer": "sgd", "ema_decay": None}
+
+    def sparse(name: str, strength: float = 0.05, **more: Any) -> nn.Module:
+        module = net().eval()
+        regularizer = GroupRegularizer(
+            module, (1, 1, 28, 28), strength, ignored=[module.get_submodule("head")]
+        )
+        return run(
+            clothes, tmp_path / name, module, regularizer=regularizer, **options, **more
+        ).module
+
+    whole = sparse("whole")
+    with pytest.raises(KilledError):
+        sparse("cut", progress=killed_at(1, 4))
+    assert same(whole, sparse("cut"))
+    plain = run(clothes, tmp_path / "plain", **options).module
+    sizes = [m.body[0].weight.detach().pow(2).sum() for m in (whole, plain)]
+    assert float(sizes[0]) < 0.8 * float(sizes[1])
+    with pytest.raises(UsageError, match=r"sparse_strength 0\.05 there, 0\.1 asked for"):
+        sparse("whole", strength=0.1)
+
+
 def uneven(clothes: DataSplits) -> DataSplits:
     assert isinstance(clothes.train, ArrayDataset)
     keep = np.r_[0:80, 80:90, 160:165]
@@ -316,6 +377,13 @@ def test_settings_are_checked() -> None:
         override(CONFIG, schedule="two-cycle")
     with pytest.raises(RecipeError, match="'auto' or 'ddp'"):
         override(CONFIG, strategy="ddp_spawn")
+
+
+def test_what_is_off_leaves_no_trace_in_stored_settings() -> None:
+    assert "feature_weight" not in CONFIG.model_dump(mode="json")
+    on = override(CONFIG, feature_weight=0.5)
+    assert on.model_dump(mode="json")["feature_weight"] == 0.5
+    assert TrainConfig.model_validate(on.model_dump()) == on
 
 
 def test_a_missing_gpu_is_told(clothes: DataSplits, tmp_path: Path) -> None:

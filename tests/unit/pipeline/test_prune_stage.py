@@ -1,0 +1,99 @@
+"""Sparse learning and pruning as stages: what they leave, and carried on after an end within."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgevision.models.checkpoint import load_checkpoint
+from edgevision.pipeline.compress import stages_of
+from edgevision.pipeline.job import Job, prepare
+from edgevision.pipeline.stages.baseline import Baseline
+from edgevision.pipeline.stages.prune import PHASES, ROUNDS, TUNED, Prune
+from edgevision.pipeline.stages.sparse import Sparse
+from edgevision.pipeline.store import StageStore
+from edgevision.recipe import Recipe, merge
+
+STAGES = (Baseline, Sparse, Prune)
+RECIPE: dict[str, Any] = {
+    "model": "cifar-resnet8",
+    "quantize": None,
+    "build": False,
+    "input": {"size": 16},
+    "train": {"epochs": 1, "batch_size": 20, "precision": "fp32"},
+    "prune": {
+        "macs": 0.4,
+        "steps": 2,
+        "sparse_epochs": 2,
+        "sparse_strength": 0.01,
+        "fine_tune": {"epochs": 2},
+    },
+}
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def run(out: Path, data: Path, kill: str = "", **prune: Any) -> Job:
+    """Run the stages; ``kill`` names a phase in which the process ends after one epoch."""
+
+    def progress(phase: str, done: int, total: int, note: str = "") -> None:
+        if kill and phase == kill and note.startswith("epoch 2"):
+            raise KilledError
+
+    fields = merge(RECIPE, {"data": str(data), "prune": prune})
+    job = prepare(Recipe(**fields), progress)
+    store = StageStore(out)
+    for stage in STAGES:
+        job.results[stage.name] = store.run(stage(), job)
+    return job
+
+
+def test_stages_tell_each_round_and_carry_on_where_they_ended(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    whole = run(tmp_path / "whole", image_folder)
+    for phase in ("sparse learning", "fine-tuning 1/2", "fine-tuning 2/2"):
+        with pytest.raises(KilledError):
+            run(tmp_path / "cut", image_folder, kill=phase)
+    cut = run(tmp_path / "cut", image_folder)
+    for stage, file in (
+        ("sparse", "checkpoint/model.safetensors"),
+        ("prune", "checkpoint/model.safetensors"),
+        ("prune", ROUNDS),
+        ("prune", "table.json"),
+    ):
+        assert cut.done(stage).path(file).read_bytes() == whole.done(stage).path(file).read_bytes()
+    rounds = whole.done("prune").json(ROUNDS)
+    assert [set(figures) for figures in rounds] == [set(PHASES)] * 2
+    assert whole.done("prune").json("metrics.json") == rounds[-1][TUNED]
+    names = [path.name for path in whole.done("prune").folder.iterdir()]
+    assert not [name for name in names if name.startswith("step-")]
+    assert not whole.done("sparse").path("training").exists()
+    # Another target shares what was trained; another strength does not.
+    other = run(tmp_path / "whole", image_folder, macs=0.3)
+    assert other.done("sparse").reused
+    assert not other.done("prune").reused
+
+
+def test_sparse_learning_shrinks_the_least_channels_more_than_training_alone(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    def smallest(strength: float) -> float:
+        job = run(tmp_path, image_folder, sparse_strength=strength)
+        module, _ = load_checkpoint(job.done("sparse").path("checkpoint"))
+        weight = module.get_submodule("blocks.1.conv1").weight
+        return float(weight.detach().pow(2).sum((1, 2, 3)).min())
+
+    assert smallest(0.05) < 0.8 * smallest(1e-6)
+
+
+def test_without_sparse_epochs_there_is_no_such_stage() -> None:
+    fields = {"model": "plain-cnn", "data": "fashion-mnist-mini"}
+    names = [s.name for s in stages_of(Recipe(**fields, prune={"macs": 0.5}))]
+    assert "sparse" not in names
+    names = [s.name for s in stages_of(Recipe(**fields, prune={"macs": 0.5, "sparse_epochs": 1}))]
+    assert names[:3] == ["baseline", "sparse", "prune"]
