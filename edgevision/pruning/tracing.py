@@ -88,8 +88,9 @@ def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) 
                 node.module.concat_sizes = None
         elif node.type == tp.ops.OPTYPE.SLICE and _is_spatial(node):
             node.type = tp.ops.OPTYPE.ELEMENTWISE
-        for dep in node.dependencies:  # derived anew from the sizes, on the next use
+        for dep in node.dependencies:  # derived anew from the sizes
             dep.index_mapping = [None, None]
+    tp.dependency.index_mapping.update_index_mapping(graph)
     tie_sides(graph)
     return graph
 
