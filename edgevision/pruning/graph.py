@@ -16,7 +16,7 @@ from edgevision.pruning.heads import Heads, find_heads
 from edgevision.pruning.narrow import Removals, Sizes
 from edgevision.pruning.splits import split_of_node
 from edgevision.pruning.tracing import trace
-from edgevision.pruning.walk import Reached, reached_from
+from edgevision.pruning.walk import LostError, Reached, reached_from
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -109,7 +109,11 @@ def find_groups(
         name = names.get(root, "")
         if not _is_root(root) or name in read:
             continue
-        found, pairs = reached_from(graph, root)
+        try:
+            found, pairs = reached_from(graph, root)
+        except LostError:
+            whole.setdefault(name, "its channels cannot be followed through splits and joins")
+            continue
         outs = {
             names.get(item.node.module, "")
             for item in found

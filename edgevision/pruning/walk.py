@@ -20,6 +20,10 @@ class Reached:
     roots: dict[int, int]
 
 
+class LostError(Exception):
+    """Channels were counted beyond what any layer has: the graph went wrong, maybe in a circle."""
+
+
 class _Index(NamedTuple):
     """A channel ``idx`` of some layer that leaves with channel ``root_idx`` of the root."""
 
@@ -36,6 +40,9 @@ def reached_from(graph: Any, root: nn.Module) -> tuple[list[Reached], list[tuple
     Returns:
         What was reached, and pairs of the root's own channels that reach one channel of a layer,
         as in a split that is added up: they leave together.
+
+    Raises:
+        LostError: the graph cannot be right.
     """
     pruner = graph.get_pruner_of_module(root)
     channels = range(pruner.get_out_channels(root))
@@ -58,8 +65,9 @@ def reached_from(graph: Any, root: nn.Module) -> tuple[list[Reached], list[tuple
             for index in moved:
                 if index.idx not in known:
                     known[index.idx] = index.root_idx
-                    if 0 <= index.idx < limit:  # else the graph went wrong, maybe in a circle
-                        fresh.append(index)
+                    if not 0 <= index.idx < limit:
+                        raise LostError
+                    fresh.append(index)
                 elif known[index.idx] != index.root_idx:
                     pairs.add((known[index.idx], index.root_idx))
             if fresh:

@@ -249,6 +249,7 @@ def test_random_networks(
     global_ranking: bool,
     seed: int,
 ) -> None:
+    blocks = [*blocks, ("conv", 32)]  # wide enough that something can go
     module = net(*blocks, channels=channels, seed=seed).eval()
     shape = (1, channels, 12, 12)
     result = run(
