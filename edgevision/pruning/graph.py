@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from edgevision.pruning.heads import Heads, find_heads
 from edgevision.pruning.narrow import Removals, Sizes
 from edgevision.pruning.splits import split_of_node
 from edgevision.pruning.tracing import trace
+from edgevision.pruning.walk import LostError, Reached, reached_from
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -108,16 +109,20 @@ def find_groups(
         name = names.get(root, "")
         if not _is_root(root) or name in read:
             continue
-        found = _found(graph, root)
+        try:
+            found, pairs = reached_from(graph, root)
+        except LostError:
+            whole.setdefault(name, "its channels cannot be followed through splits and joins")
+            continue
         outs = {
-            names.get(dep.target.module, "")
-            for dep, _ in found
-            if graph.is_out_channel_pruning_fn(dep.handler)
+            names.get(item.node.module, "")
+            for item in found
+            if graph.is_out_channel_pruning_fn(item.handler)
         }
         try:
             if outs & in_heads:
                 continue
-            groups.extend(_read(graph, found, name, names, ignored))
+            groups.extend(_read(graph, found, pairs, name, names, ignored))
         except _StaysWholeError as reason:
             # A layer of the group may reach more than this one, and be a root that works.
             if name not in told:
@@ -155,13 +160,6 @@ def _is_root(layer: Any) -> bool:
     return isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and not is_by_groups(layer)
 
 
-def _found(graph: Any, root: nn.Module) -> Any:
-    """torch-pruning's group of all output channels of ``root``."""
-    pruner = graph.get_pruner_of_module(root)
-    channels = list(range(pruner.get_out_channels(root)))
-    return graph.get_pruning_group(root, pruner.prune_out_channels, channels)
-
-
 def _head_group(module: nn.Module, heads: Heads) -> Group:
     """The group of an attention's heads: a unit is a head."""
     root = heads.slots[0]
@@ -189,17 +187,21 @@ def _named(module: nn.Module, name: str) -> Any:
 
 
 def _read(
-    graph: Any, found: Any, name: str, names: Mapping[Any, str], ignored: Collection[str]
+    graph: Any,
+    found: Sequence[Reached],
+    pairs: Sequence[tuple[int, int]],
+    name: str,
+    names: Mapping[Any, str],
+    ignored: Collection[str],
 ) -> Iterator[Group]:
-    root = found[0].dep.target.module
-    channels = int(graph.get_out_channels(root))
+    channels = len(found[0].roots)
     splits = tuple(_splits(found))
     sizes = tuple(_sizes(found, names))
     slots = tuple(_slots(graph, found, names))
     for slot in slots:
         _check_slot(graph, slot, ignored)
     _check_heads(graph.model, slots)
-    units = _units(graph, root, channels, (*slots, *splits))
+    units = _units(channels, pairs, (*slots, *splits))
     if len(units) < 2:
         raise _StaysWholeError("its channels can only leave all together")
     whole = Group(name, name, channels, slots, units, sizes)
@@ -214,10 +216,10 @@ def _read(
         yield Group(f"{name}[{number}]", name, channels, slots, tuple(alike), sizes)
 
 
-def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
-    for position, (dep, channels) in enumerate(found):
-        layer = dep.target.module
-        roots = found[position].root_idxs
+def _slots(graph: Any, found: Sequence[Reached], names: Mapping[Any, str]) -> Iterator[Slot]:
+    for item in found:
+        layer = item.node.module
+        channels, roots = list(item.roots), list(item.roots.values())
         if isinstance(layer, nn.Parameter):
             name = graph._param_to_name[layer]
         elif layer in names:
@@ -226,14 +228,14 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
             continue
         if any(root is None for root in roots):
             raise _StaysWholeError(f"the channels of '{name}' cannot be followed back")
-        out = graph.is_out_channel_pruning_fn(dep.handler)
+        out = graph.is_out_channel_pruning_fn(item.handler)
         width = graph.get_out_channels(layer) if out else graph.get_in_channels(layer)
         if width is None:  # one weight for all channels, as PReLU may have
             continue
-        both = out and graph.is_in_channel_pruning_fn(dep.handler)
+        both = out and graph.is_in_channel_pruning_fn(item.handler)
         if is_by_groups(layer):
             number = width // layer.groups
-            channels, roots = outputs_of(layer, channels), np.repeat(roots, number)
+            channels, roots = outputs_of(layer, channels), np.repeat(roots, number).tolist()
         yield Slot(
             name,
             layer,
@@ -244,35 +246,35 @@ def _slots(graph: Any, found: Any, names: Mapping[Any, str]) -> Iterator[Slot]:
         )
 
 
-def _splits(found: Any) -> Iterator[Slot]:
+def _splits(found: Sequence[Reached]) -> Iterator[Slot]:
     """The splits of the group whose parts must stay equal."""
-    for position, (dep, channels) in enumerate(found):
-        split = split_of_node(dep.target)
+    for item in found:
+        split = split_of_node(item.node)
         if split is None or split.is_free:
             continue
         if not split.is_followed:
             raise _StaysWholeError("its channels go through a split that cannot be followed")
         yield Slot(
             "a split",
-            dep.target.module,
+            item.node.module,
             "both",
             sum(split.sizes),
-            np.asarray(channels, dtype=np.int64),
-            np.asarray(found[position].root_idxs, dtype=np.int64),
+            np.array(list(item.roots), dtype=np.int64),
+            np.array(list(item.roots.values()), dtype=np.int64),
         )
 
 
-def _sizes(found: Any, names: Mapping[Any, str]) -> Iterator[Sizes]:
+def _sizes(found: Sequence[Reached], names: Mapping[Any, str]) -> Iterator[Sizes]:
     """The attributes that hold the sizes of the group's splits."""
-    for position, (dep, channels) in enumerate(found):
-        split = split_of_node(dep.target)
+    for item in found:
+        split = split_of_node(item.node)
         if split is not None and split.attribute is not None:
             yield Sizes(
                 names[split.owner],
                 split.attribute,
                 split.sizes,
-                np.asarray(channels, dtype=np.int64),
-                np.asarray(found[position].root_idxs, dtype=np.int64),
+                np.array(list(item.roots), dtype=np.int64),
+                np.array(list(item.roots.values()), dtype=np.int64),
             )
 
 
@@ -319,10 +321,11 @@ def _blocks(slot: Slot) -> int:
     return 1
 
 
-def _units(graph: Any, root: Any, channels: int, slots: Sequence[Slot]) -> tuple[Ints, ...]:
+def _units(
+    channels: int, pairs: Sequence[tuple[int, int]], slots: Sequence[Slot]
+) -> tuple[Ints, ...]:
     component = np.arange(channels)
-    pairs = (_couplings(graph, root, channels), *map(_block_couplings, slots))
-    for first, second in chain.from_iterable(pairs):
+    for first, second in chain(pairs, *map(_block_couplings, slots)):
         a, b = component[first], component[second]
         if a != b:
             component[component == max(a, b)] = min(a, b)
@@ -339,43 +342,3 @@ def _block_couplings(slot: Slot) -> Iterator[tuple[int, int]]:
     first, *others = slot.roots[np.argsort(slot.channels)].reshape(blocks, -1).tolist()
     for other in others:
         yield from zip(first, other, strict=True)
-
-
-class _Index(NamedTuple):
-    """A channel ``idx`` of some layer that leaves with channel ``root_idx`` of the root."""
-
-    idx: int
-    root_idx: int
-
-
-def _couplings(graph: Any, root: Any, channels: int) -> Iterator[tuple[int, int]]:
-    """Pairs of the root's own channels that leave together, as in a split that is added up.
-
-    torch-pruning's walk over the dependencies, which reports only the first of several root
-    channels that reach the same channel of a layer; here the others are the result.
-    """
-    start = graph.module2node[root]
-    handler = graph.get_pruner_of_module(root).prune_out_channels
-    seen: dict[tuple[Any, Any], dict[int, int]] = {
-        (start, handler): {channel: channel for channel in range(channels)}
-    }
-    stack = [(start, handler, [_Index(channel, channel) for channel in range(channels)])]
-    while stack:
-        node, pruning, indices = stack.pop()
-        for dep in node.dependencies:
-            if not dep.is_triggered_by(pruning):
-                continue
-            moved = indices
-            for mapping in dep.index_mapping:
-                if mapping is not None:
-                    moved = mapping(moved)
-            known = seen.setdefault((dep.target, dep.handler), {})
-            fresh = []
-            for index in moved:
-                if index.idx not in known:
-                    known[index.idx] = index.root_idx
-                    fresh.append(index)
-                elif known[index.idx] != index.root_idx:
-                    yield known[index.idx], index.root_idx
-            if fresh:
-                stack.append((dep.target, dep.handler, fresh))

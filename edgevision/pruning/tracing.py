@@ -24,11 +24,15 @@ _HINT = (
 )
 
 
-def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) -> Any:
+def trace(
+    module: nn.Module, example: torch.Tensor, *, attributes: bool = True, joins: bool = True
+) -> Any:
     """torch-pruning's dependency graph of ``module``, traced with ``example`` in eval mode.
 
     Args:
         attributes: whether splits are followed whose sizes an attribute of the network holds.
+        joins: whether torch-pruning is told the sizes of what is concatenated, which contradicts
+            some of what it infers elsewhere; then the trace is repeated without.
 
     Raises:
         ModelError: the forward pass fails, or its output does not depend on the weights.
@@ -48,14 +52,16 @@ def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) 
     )
     # What a split contributes to a concatenation is a part of it, which torch-pruning overlooks.
     graph.REGISTERED_PRUNERS[tp.ops.OPTYPE.CONCAT].get_out_channels = lambda layer: (
-        sum(seen.concatenations.get(graph.module2node[layer].grad_fn, ())) or None
+        (sum(seen.concatenations.get(graph.module2node[layer].grad_fn, ())) or None)
+        if joins
+        else None
     )
     build = graph._build_dependency
 
     def build_with_sizes(nodes: Any) -> None:
         for node in nodes.values():
             sizes = seen.concatenations.get(node.grad_fn, ())
-            if node.type == tp.ops.OPTYPE.CONCAT and len(sizes) == len(node.inputs):
+            if joins and node.type == tp.ops.OPTYPE.CONCAT and len(sizes) == len(node.inputs):
                 node.module.concat_sizes = list(sizes)
         build(nodes)
 
@@ -66,6 +72,8 @@ def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) 
         try:
             graph.build_dependency(module, [example], verbose=False)
         except Exception as error:
+            if joins and isinstance(error, ArithmeticError):
+                return trace(module, example, attributes=attributes, joins=False)
             raise ModelError(
                 f"Cannot trace {type(module).__name__} with an input of shape "
                 f"{tuple(example.shape)}: {type(error).__name__}: {error}",
@@ -84,12 +92,13 @@ def trace(module: nn.Module, example: torch.Tensor, *, attributes: bool = True) 
             follow(node, seen.splits[node.grad_fn])
         elif node.type == tp.ops.OPTYPE.CONCAT:
             sizes = seen.concatenations.get(node.grad_fn, ())
-            if len(sizes) != len(node.inputs):
+            if not joins or len(sizes) != len(node.inputs):
                 node.module.concat_sizes = None
         elif node.type == tp.ops.OPTYPE.SLICE and _is_spatial(node):
             node.type = tp.ops.OPTYPE.ELEMENTWISE
-        for dep in node.dependencies:  # derived anew from the sizes, on the next use
+        for dep in node.dependencies:  # derived anew from the sizes
             dep.index_mapping = [None, None]
+    tp.dependency.index_mapping.update_index_mapping(graph)
     tie_sides(graph)
     return graph
 

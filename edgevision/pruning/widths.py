@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edgevision.errors import ModelError
+from edgevision.pruning.by_groups import is_by_groups
 from edgevision.pruning.graph import Group, Ints
 
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -53,6 +54,8 @@ def prunable(
     step = 1
     for slot in group.slots:
         channels = int(group.layer_units(slot)[0])  # the same for every unit
+        if is_by_groups(slot.module):
+            channels = channels * slot.module.groups // slot.width
         if channels and isinstance(slot.module, _WEIGHTED):
             step = math.lcm(step, round_to // math.gcd(round_to, channels))
     units = len(group.units)
