@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevision.backends import get_backend
+from edgevision.devices import environment
 from edgevision.errors import ModelError
 from edgevision.pipeline.stages.export import INPUT_NAME
 from edgevision.types import TensorSpec
@@ -185,7 +185,7 @@ def _measured(
 
     rows = sample_widths(list(allowed.values()), networks, seed)
     backend = get_backend(network.target.backend)
-    place, load = place_of(backend, network.threads), os.getloadavg()[0]
+    place, load = place_of(backend, network.threads), environment()["load"]
     times = measure_widths(
         shapes,
         rows,
