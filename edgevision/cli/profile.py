@@ -64,8 +64,8 @@ def _profile(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     maps: Annotated[
-        int, typer.Option(min=0, help="Kinds of layers with a heat map, costliest first.")
-    ] = 6,
+        int, typer.Option(min=0, help="Kinds of layers with a heat map, heaviest first.")
+    ] = 8,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again what earlier runs kept.")
     ] = False,

@@ -11,7 +11,7 @@ from edgevision.latency.grid import HeatMap
 # Light to dark, so that printed pages read the same.
 _COLOURS = ((239, 246, 255), (147, 197, 253), (59, 130, 246), (30, 64, 175), (15, 23, 66))
 _CELL_WIDTH, _CELL_HEIGHT, _LEFT, _TOP, _BOTTOM = 46, 24, 58, 8, 44
-_LEAST_WIDTH, _LEAST_HEIGHT = 190, 132  # that the axes' names want
+_LEAST_WIDTH, _ROWS_FOR_NAME = 190, 4  # that the axes' names want
 _SIZE = 380
 
 CSS = """
@@ -37,13 +37,17 @@ def heat_map(found: HeatMap) -> str:
     low, high = min(map(min, rows)), max(map(max, rows))
     factor, _ = unit_of(high)
     width = max(_LEAST_WIDTH, _LEFT + _CELL_WIDTH * len(found.outs) + 8)
-    height = max(_LEAST_HEIGHT, _TOP + _CELL_HEIGHT * len(rows) + _BOTTOM)
+    height = _TOP + _CELL_HEIGHT * len(rows) + _BOTTOM
+    upright = len(rows) >= _ROWS_FOR_NAME
     sources: tuple[int | None, ...] = found.sources or (None,)
     body = []
     for number, (source, row) in enumerate(zip(sources, rows, strict=True)):
         y = _TOP + _CELL_HEIGHT * (len(rows) - 1 - number)  # as many as there are at the top
         if source is not None:
-            body.append(f'<text x="{_LEFT - 8}" y="{y + 16}" text-anchor="end">{source}</text>')
+            body.append(
+                f'<text x="{_LEFT - 8}" y="{y + 16}" text-anchor="end">'
+                f"{source}{'' if upright else ' read'}</text>"
+            )
         for column, (out, milliseconds) in enumerate(zip(found.outs, row, strict=True)):
             x = _LEFT + _CELL_WIDTH * column
             share = (milliseconds - low) / (high - low) if high > low else 0.5
@@ -68,7 +72,7 @@ def heat_map(found: HeatMap) -> str:
     middle = _LEFT + _CELL_WIDTH * len(found.outs) / 2
     what = "channels given" if found.sources else "channels"
     body.append(f'<text x="{middle}" y="{base + 34}" text-anchor="middle">{what}</text>')
-    if found.sources:
+    if upright:
         at = _TOP + _CELL_HEIGHT * len(rows) / 2
         body.append(
             f'<text transform="translate(14 {at}) rotate(-90)" text-anchor="middle">'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 from edgevision.latency.shapes import NO_DIM, Layer, WidthShapes
@@ -64,7 +65,11 @@ def grids_of(
     suits: Callable[[Layer], bool],
     most: int,
 ) -> list[Grid]:
-    """The kinds of layers that take most of the time, each by its widest layer.
+    """The kinds of layers that weigh most, each by its widest layer; the heaviest first.
+
+    What weighs is a kind's share of the time or of the multiplications, whichever is larger: kinds
+    that always widen together share their time as a fit found best, so that one of them may seem
+    to take none.
 
     Args:
         by_layer: milliseconds of each layer.
@@ -77,11 +82,20 @@ def grids_of(
         moves = shapes.moves[layer.out] or (layer.source != NO_DIM and shapes.moves[layer.source])
         if moves and layer.weighted and layer.name in by_layer and suits(layer):
             layers.setdefault(layer.kind, []).append(layer)
-    cost = {kind: sum(by_layer[one.name] for one in found) for kind, found in layers.items()}
-    order = sorted(layers, key=lambda kind: -cost[kind])
 
     def work(layer: Layer) -> float:
-        return float(whole[layer.out] * (1 if layer.source == NO_DIM else whole[layer.source]))
+        reads = 1.0 if layer.source == NO_DIM else whole[layer.source] / layer.groups
+        return float(whole[layer.out] * reads * prod(layer.kernel) * layer.places)
+
+    weights = [
+        {kind: sum(map(of, found)) for kind, found in layers.items()}
+        for of in (lambda layer: by_layer[layer.name], work)
+    ]
+    totals = [sum(weight.values()) or 1.0 for weight in weights]
+    order = sorted(
+        layers,
+        key=lambda kind: -max(w[kind] / total for w, total in zip(weights, totals, strict=True)),
+    )
 
     def axis(dim: int) -> tuple[int, ...]:
         channels = round(float(whole[dim]))

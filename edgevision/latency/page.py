@@ -142,7 +142,7 @@ def _maps(shown: ProfilePage) -> str:
     return markup.section(
         "Layers over channels",
         f"<p>{note} A kind is operator, positions of its output, kernel/stride; the "
-        "costliest kinds come first.</p>"
+        "kinds with the largest share of time or multiplications come first.</p>"
         f'<div class="maps">{"".join(figures)}</div>',
     )
 
@@ -151,7 +151,10 @@ def _groups(shown: ProfilePage) -> str:
     rows = []
     factor, unit = charts.unit_of(shown.whole_ms)
     most = max((curve.saved for curve in shown.curves), default=0.0) or 1.0
+    idle = [curve.name for curve in shown.curves if curve.saved <= 0]
     for curve in shown.curves:
+        if curve.saved <= 0:
+            continue
         step = curve.units[0] - curve.units[1] if len(curve.units) > 1 else 0
         first, best = next(iter(curve.steps), 0.0), max(curve.steps, default=0.0)
         saved = "".join(
@@ -177,7 +180,8 @@ def _groups(shown: ProfilePage) -> str:
         "first step, its best step, and down to its narrowest. Time over width runs from the "
         "narrowest to the whole group.</p>"
         f"<div class=scroll><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>",
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + (f"<p>Nothing by themselves: {escape(', '.join(idle))}.</p>" if idle else ""),
     )
 
 

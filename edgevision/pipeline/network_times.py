@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevision.backends import get_backend
+from edgevision.devices import environment
 from edgevision.errors import ModelError
 from edgevision.pipeline.stages.export import INPUT_NAME
 from edgevision.types import TensorSpec
@@ -202,7 +202,7 @@ def _measured(
 
     rows = sample_widths(list(allowed.values()), networks, seed)
     backend = get_backend(network.target.backend)
-    place, load = place_of(backend, network.threads), os.getloadavg()[0]
+    place, load = place_of(backend, network.threads), environment()["load"]
     times = measure_widths(
         shapes,
         rows,

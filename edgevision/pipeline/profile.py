@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgevision.latency.estimate import LatencyEstimate
     from edgevision.latency.grid import HeatMap
 
-MAPS = 6
+MAPS = 8
 PAGE, ESTIMATE, MAP_FILE = "profile.html", "estimate.json", "maps.json"
 _CLASSES, _OWN_SIZE, _USUAL_SIZE = 1000, 32, 224
 
@@ -49,7 +49,7 @@ class ProfileResult:
         times: what was measured; None where ``model`` is an estimate.
         errors: mean and worst relative error of networks left out; None for an estimate.
         curves: what each group saves, those that save most first.
-        maps: heat maps of the costliest kinds of layers.
+        maps: heat maps of the heaviest kinds of layers.
     """
 
     folder: Path
@@ -102,7 +102,7 @@ def profile(
             has it.
         seconds: measured over all whole networks; None: as pruning to a time does.
         threads: of the backend, None for its own choice.
-        maps: kinds of layers that get a heat map, the costliest first.
+        maps: kinds of layers that get a heat map, the heaviest first.
         out: folder to write; default ``runs/MODEL-TARGET-profile``.
         fresh: measure again what earlier runs kept.
         progress: called with (phase, done, total, note).

@@ -78,30 +78,20 @@ def find_groups(
     module: nn.Module,
     example: torch.Tensor,
     ignored: Collection[str],
-    *,
-    attributes: bool = True,
 ) -> Graph:
     """The groups of ``module`` whose outputs are not among the ``ignored`` layer names.
-
-    Args:
-        attributes: whether groups count for which attributes of the network have to change, as
-            the number of attention heads or the sizes of a split. An exported graph cannot be
-            narrowed by them.
 
     Raises:
         ModelError: the network cannot be traced.
     """
-    groups: list[Group] = []
-    whole: dict[str, str] = {}
-    if attributes:
-        found_heads, whole = find_heads(module, example)
-        groups = [
-            _head_group(module, heads)
-            for heads in found_heads
-            if not any(heads.full_name(slot) in ignored for slot in heads.slots[:-1])
-        ]
+    found_heads, whole = find_heads(module, example)
+    groups = [
+        _head_group(module, heads)
+        for heads in found_heads
+        if not any(heads.full_name(slot) in ignored for slot in heads.slots[:-1])
+    ]
     in_heads = {slot.name for group in groups for slot in group.slots if slot.side != "in"}
-    graph = trace(module, example, attributes=attributes)
+    graph = trace(module, example)
     names = {layer: name for name, layer in module.named_modules()}
     told = set(in_heads)  # layers whose group is known, or known to stay whole
     read = set(in_heads)

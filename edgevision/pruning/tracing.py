@@ -24,13 +24,10 @@ _HINT = (
 )
 
 
-def trace(
-    module: nn.Module, example: torch.Tensor, *, attributes: bool = True, joins: bool = True
-) -> Any:
+def trace(module: nn.Module, example: torch.Tensor, *, joins: bool = True) -> Any:
     """torch-pruning's dependency graph of ``module``, traced with ``example`` in eval mode.
 
     Args:
-        attributes: whether splits are followed whose sizes an attribute of the network holds.
         joins: whether torch-pruning is told the sizes of what is concatenated, which contradicts
             some of what it infers elsewhere; then the trace is repeated without.
 
@@ -39,7 +36,7 @@ def trace(
     """
     tp = require("torch_pruning")  # on use: rebuilding a stored network does without
     graph = tp.DependencyGraph()
-    seen = _Channels(module, attributes)
+    seen = _Channels(module)
     forget(module)
     # torch-pruning takes a concatenation for one of channels only if the layer behind it reads
     # as many as go in, which a flatten between them hides.
@@ -73,7 +70,7 @@ def trace(
             graph.build_dependency(module, [example], verbose=False)
         except Exception as error:
             if joins and isinstance(error, ArithmeticError):
-                return trace(module, example, attributes=attributes, joins=False)
+                return trace(module, example, joins=False)
             raise ModelError(
                 f"Cannot trace {type(module).__name__} with an input of shape "
                 f"{tuple(example.shape)}: {type(error).__name__}: {error}",
@@ -129,9 +126,8 @@ def all_trainable(module: nn.Module) -> Iterator[None]:
 class _Channels(TorchFunctionMode):
     """Remembers the autograd nodes that join or split the channels of images or rows."""
 
-    def __init__(self, module: nn.Module, attributes: bool) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self._attributes = attributes
         self.concatenations: dict[Any, tuple[int, ...]] = {}  # and the channels of each part
         self.splits: dict[Any, Split] = {}
         self._module = module
@@ -171,6 +167,6 @@ class _Channels(TorchFunctionMode):
             and sum(part.shape[1] for part in result) == args[0].shape[1]
         ):
             asked = args[1] if len(args) > 1 else next(iter(kwargs.values()), None)
-            owner = self._running[-1] if self._running and self._attributes else None
+            owner = self._running[-1] if self._running else None
             self.splits[result[0].grad_fn] = split_of(result, asked, owner)
         return result
