@@ -114,7 +114,11 @@ def job_of(factor: float, shortened: bool, progress: Progress) -> Job:
     fields = merge(FULL, SHORTENED) if shortened else FULL
     fields = merge(fields, {"prune": {"macs": 1 - 1 / factor}})
     recipe = Recipe(model="cifar-resnet56", data="cifar10", quantize=None, build=False, **fields)
-    job = prepare(recipe, progress)
+
+    def told(phase: str, done: int, total: int, note: str = "") -> None:
+        progress(f"{factor}x: {phase}", done, total, note)
+
+    job = prepare(recipe, told)
     # MACs are asked for, not time: any width will do.
     job.target = job.target.model_copy(update={"round_to": 1})
     train = job.data.train
