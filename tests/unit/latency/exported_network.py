@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 from torch import nn
 
-from edgevision.export import export_onnx
+from edgevision.export import export_onnx, load_onnx
 from edgevision.pruning import PruneConfig
 from edgevision.pruning.allowed import allowed_widths
 from edgevision.types import TensorSpec
@@ -20,8 +22,7 @@ class Exported:
     def __init__(self, folder: Path, module: nn.Module) -> None:
         self.module = module.eval()
         self.path = folder / "float.onnx"
-        spec = TensorSpec("image", ("batch", *SHAPE))
-        export_onnx(self.module, self.path, input_spec=spec, output_names=["logits"])
+        self._export(self.module, self.path)
         head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1:]
         self.widths = allowed_widths(
             module,
@@ -32,3 +33,13 @@ class Exported:
         )
         self.cost, self.allowed = self.widths.cost, self.widths.allowed
         self.bounds = self.widths.bounds
+
+    def _export(self, module: nn.Module, path: Path) -> None:
+        spec = TensorSpec("image", ("batch", *SHAPE))
+        export_onnx(module, path, input_spec=spec, output_names=["logits"])
+
+    def anew(self, kept: Mapping[str, int]) -> onnx.ModelProto:
+        """Narrowed in torch and exported again."""
+        path = self.path.with_name("anew.onnx")
+        self._export(self.widths.narrowed(kept), path)
+        return load_onnx(path)

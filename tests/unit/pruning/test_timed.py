@@ -100,9 +100,9 @@ def test_a_time_that_no_width_reaches(net: nn.Module) -> None:
 def test_out_of_reach_the_narrowest_may_be_asked_for(net: nn.Module) -> None:
     goal = goal_of(net, 0.001, or_narrowest=True)
     run(net, goal)
-    _, allowed = allowed_widths(
+    allowed = allowed_widths(
         net, example_shape=IMAGE, config=CONFIG, ignored=heads(net), round_to=2
-    )
+    ).allowed
     (chosen,) = goal.chosen.values()
     assert chosen == {name: allowed[name][-1] for name in chosen}
 
