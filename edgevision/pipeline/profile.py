@@ -15,8 +15,9 @@ from edgevision.errors import UsageError
 from edgevision.files import write_atomic, write_json
 from edgevision.pipeline import timing
 from edgevision.pipeline.foreign import is_onnx
-from edgevision.pipeline.job import Progress, resolve_input, silent
+from edgevision.pipeline.job import Progress, silent
 from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
+from edgevision.pipeline.profiled import network_of
 from edgevision.pipeline.survey import timing_status
 from edgevision.targets import Target, load_target
 from edgevision.tasks import get_task
@@ -24,7 +25,6 @@ from edgevision.tasks import get_task
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import torch
 
     from edgevision.latency import WidthTimes
     from edgevision.latency.curves import GroupCurve, TimeModel
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MAPS = 8
 PAGE, ESTIMATE, MAP_FILE = "profile.html", "estimate.json", "maps.json"
-_CLASSES, _OWN_SIZE, _USUAL_SIZE = 1000, 32, 224
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def profile(
     chosen = load_target(target)
     measured = timing_status(chosen).ok
     wanted = _precision(chosen, precision, measured)
-    module, shape, classes, images = _network_of(model, data, size)
+    module, shape, classes, images = network_of(model, data, size)
     task = get_task("classification")
     network = Network(
         module=module,
@@ -280,68 +279,6 @@ def _precision(target: Target, asked: str | None, measured: bool) -> str:
             hint="Use fp32.",
         )
     return asked
-
-
-def _network_of(
-    model: str, data: str | None, size: int | None
-) -> tuple[torch.nn.Module, tuple[int, int, int], int, npt.NDArray[np.float32]]:
-    """The network, (C, H, W) of its input, its classes, and images to calibrate on."""
-    import numpy as np
-
-    from edgevision.models import create, trust_factory
-    from edgevision.models.checkpoint import load_checkpoint
-
-    trust_factory(model)
-    if Path(model).is_dir() and data is None:
-        module, card = load_checkpoint(Path(model))
-        shape, classes = card.as_preprocessing().input_shape, len(card.labels)
-        if size not in (None, shape[1]):
-            raise UsageError(
-                f"The checkpoint {model} takes {shape[1]}x{shape[2]} pixels, got size {size}.",
-                hint="Leave the size out.",
-            )
-    elif data is None:
-        side = size or _own_size(model)
-        shape, classes = (3, side, side), _CLASSES
-        module = create(model, num_classes=classes, in_channels=3, image_size=(side, side))
-    else:
-        return _network_on(model, data, size)
-    random = np.random.default_rng(0)
-    images = random.normal(size=(timing.CALIBRATION_IMAGES, *shape)).astype(np.float32)
-    return module, shape, classes, images
-
-
-def _network_on(
-    model: str, data: str, size: int | None
-) -> tuple[torch.nn.Module, tuple[int, int, int], int, npt.NDArray[np.float32]]:
-    from edgevision.data import load_data
-    from edgevision.data.base import some_images
-    from edgevision.models import create
-    from edgevision.recipe import InputSection
-
-    section = InputSection() if size is None else InputSection(size=(size, size))
-    splits = load_data(data, image_size=section.size)
-    image = resolve_input(splits.preprocessing, section)
-    module = create(
-        model,
-        num_classes=len(splits.labels),
-        in_channels=image.channels,
-        image_size=(image.height, image.width),
-    )
-    images = some_images(splits.train, image, timing.CALIBRATION_IMAGES)
-    return module, image.input_shape, len(splits.labels), images
-
-
-def _own_size(model: str) -> int:
-    """Pixels that the network was made for, as far as its library says."""
-    from edgevision.lazy import require
-    from edgevision.models.families import FAMILIES
-
-    if model in FAMILIES:
-        return _OWN_SIZE
-    timm, name = require("timm"), model.removeprefix("timm:")
-    known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return int(known.input_size[-1]) if known is not None else _USUAL_SIZE
 
 
 def _config() -> Any:
