@@ -277,8 +277,9 @@ def test_random_networks(
     for row in result.table.rows:
         for before, after in zip(row.channels_before, row.channels_after, strict=True):
             assert after == before or (before - after > 0 and after > 0)
-            if before % round_to == 0:
-                assert after % round_to == 0
+        # What a layer reads may be put together from parts that were no multiples themselves.
+        if row.channels_before[1] % round_to == 0:
+            assert row.channels_after[1] % round_to == 0
     fresh = rebuild(Net(channels, blocks), result.structure).eval()
     fresh.load_state_dict(result.module.state_dict(), strict=True)
     with torch.no_grad():
