@@ -77,6 +77,7 @@ def save_checkpoint(
     save_tensors(folder / WEIGHTS, state)
     if isinstance(module, TracedNetwork):
         traced = module.document
+    (folder / TRACED).unlink(missing_ok=True)  # of another network
     if traced is not None:
         write_json(folder / TRACED, traced)
     sha = factory_sha256(card.reference)
@@ -112,8 +113,8 @@ def load_checkpoint(folder: Path, *, trust_code: bool = False) -> tuple[nn.Modul
     state = load_tensors(folder / WEIGHTS)
     try:
         module = _from_class(folder, card, preprocessing, trust_code)
-    except ModelError:
-        traced = read_traced(folder)
+    except ModelError as error:
+        traced = read_traced(folder, instead_of=error.message)
         if traced is None:
             raise
         module = traced

@@ -1,80 +1,141 @@
 """A network without its class: the operators of its forward as plain JSON beside the weights.
 
 What ``torch.export`` sees of a network, written so that it loads without the network's code and
-without running any: every node is a functional operator of ATen, every argument a number, a list or
-an earlier node. Rebuilt, its parameters have their own names; the same operators in the same order
-give the same bits; and it can be trained on. Batch norms and dropouts follow ``train()`` and
-``eval()``. Other randomness of training (drop path) is not in it: it is traced for evaluation.
+without making any: every node is an operator of ATen from those that only compute on tensors, every
+argument a number, a list or an earlier node. They are called one by one, in order: the same
+operators give the same bits. Parameters have their own names, in layers of their own class where
+others look for it; batch norms run as those layers, so the network can be trained on. Randomness of
+training other than dropout (drop path) is not in it: it is traced for evaluation.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import math
-import operator
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from edgevision.errors import ModelError
+from edgevision.models.traced_ops import (
+    Value,
+    check_arguments,
+    decoded,
+    encoded,
+    filled,
+    function,
+    function_name,
+    named,
+    names_in,
+)
 
 TRACED = "traced.json"
 _VERSION = 1
 _MAX_BYTES = 64 * 2**20
-_OPERATORS = ("add", "sub", "mul", "floordiv", "truediv", "neg", "getitem")  # of sizes and tuples
-_REFUSED = {"from_file"}  # it opens files; ATen's others compute on tensors
-# Where an operator keeps its flag for training.
-_TRAINING = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
-_TYPES = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+_NORM, _DROPOUT = "aten.batch_norm.default", "aten.dropout.default"
 
 
-class TracedNetwork(fx.GraphModule):
+class _Node(NamedTuple):
+    name: str
+    kind: str
+    call: Callable[..., Any] | None
+    args: Any
+    kwargs: dict[str, Any]
+    layer: str | None  # a batch norm's
+
+
+class TracedNetwork(nn.Module):
     """The network of ``document``, with zeros for weights until they are loaded.
 
-    Takes one (N, C, H, W) tensor; gives what the network gave.
+    Takes one (N, C, H, W) tensor; gives what the network gave. ``instead_of`` says why the class
+    itself is not there.
 
     Raises:
-        ModelError: the document is damaged, or names what is no operator of ATen.
+        ModelError: the document is damaged, or names what is no such operator.
     """
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], instead_of: str = "") -> None:
+        super().__init__()
+        self.document, self.instead_of = document, instead_of
         try:
-            root, graph = nn.Module(), fx.Graph()
             for path, (role, dtype, content) in document["tensors"].items():
-                kind = _named(dtype, torch.dtype)
-                made = torch.tensor if role == "constant" else torch.zeros
-                _put(root, path, made(content, dtype=kind), role)
-            _read(document, graph)
-            super().__init__(root, graph)
+                kind = named(dtype, torch.dtype)
+                made = _constant(content, kind) if role == "constant" else None
+                _put(self, path, torch.zeros(content, dtype=kind) if made is None else made, role)
             for path, (kind, arguments) in document["layers"].items():
                 self._name_layer(path, kind, arguments)
+            self._nodes = [_read(entry) for entry in document["nodes"]]
+            self._check()
         except ModelError:
             raise
         except Exception as error:
             raise ModelError(f"The traced network is damaged: {error!r}.") from error
-        self.document = document
 
-    def train(self, mode: bool = True) -> TracedNetwork:
-        """Switch batch norms and dropouts as well."""
-        super().train(mode)
-        for node in self.graph.nodes:
-            place = _TRAINING.get(str(node.target))
-            if place is not None:
-                node.update_arg(place, mode)
-        self.recompile()
-        return self
+    def forward(self, images: Tensor) -> Any:
+        """Call the operators one after the other.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TracedNetwork:
-        twin = TracedNetwork(self.document)
-        twin.load_state_dict(copy.deepcopy(self.state_dict()))
-        for mine, theirs in zip(self.parameters(), twin.parameters(), strict=True):
-            theirs.requires_grad_(mine.requires_grad)
-        memo[id(self)] = twin
-        return twin.to(next(self.parameters()).device).train(self.training)
+        Raises:
+            ModelError: one of them fails.
+        """
+        values: dict[str, Any] = {}
+        for node, done in zip(self._nodes, self._done, strict=True):
+            try:
+                values[node.name] = self._value(node, values, images)
+            except Exception as error:
+                raise ModelError(f"The traced network fails at '{node.name}': {error}") from error
+            for name in done:
+                del values[name]
+        return values[self._nodes[-1].name]
+
+    def _value(self, node: _Node, values: dict[str, Any], images: Tensor) -> Any:
+        if node.kind == "input":
+            return images
+        if node.kind == "tensor":
+            return _at(self, node.args)
+        args = filled(node.args, values, images)
+        if node.kind == "output":
+            return args
+        if node.layer is not None:
+            return self.get_submodule(node.layer)(args[0])
+        if node.kind == _DROPOUT:
+            return nn.functional.dropout(args[0], args[1], self.training)
+        assert node.call is not None
+        return node.call(*args, **filled(node.kwargs, values, images))
+
+    def _check(self) -> None:
+        """Every node reads earlier ones; note after which node each value is done with."""
+        last: dict[str, int] = {}
+        known: set[str] = set()
+        for place, node in enumerate(self._nodes):
+            for name in names_in([node.args, node.kwargs]):
+                if name not in known:
+                    raise ModelError(f"The traced network reads '{name}' before it is there.")
+                last[name] = place
+            if node.kind == "tensor":
+                _at(self, node.args)
+            known.add(node.name)
+        if not self._nodes or self._nodes[-1].kind != "output":
+            raise ModelError("The traced network has no output.")
+        self._done: list[list[str]] = [[] for _ in self._nodes]
+        for name, place in last.items():
+            if place < len(self._nodes) - 1:
+                self._done[place].append(name)
+        layers = dict(self.named_modules())
+        self._nodes = [node._replace(layer=self._norm_of(node, layers)) for node in self._nodes]
+
+    def _norm_of(self, node: _Node, layers: dict[str, nn.Module]) -> str | None:
+        """The batch norm whose parameters and statistics the node reads."""
+        if node.kind != _NORM:
+            return None
+        paths = {n.name: n.args for n in self._nodes if n.kind == "tensor"}
+        read = [paths.get(arg.name) for arg in node.args[1:5] if isinstance(arg, Value)]
+        path = str(read[0]).rpartition(".")[0] if read else ""
+        own = [f"{path}.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+        layer = layers.get(path)
+        return path if isinstance(layer, nn.BatchNorm2d) and read == own else None
 
     def _name_layer(self, path: str, kind: str, arguments: dict[str, Any]) -> None:
         """Hold a layer's parameters in a layer of its class, which others look for."""
@@ -84,6 +145,8 @@ class TracedNetwork(fx.GraphModule):
             layer.register_parameter(name, parameter)
         for name, buffer in held.named_buffers(recurse=False):
             layer.register_buffer(name, buffer)
+        for name, child in held.named_children():
+            layer.add_module(name, child)
         parent, _, own = path.rpartition(".")
         setattr(self.get_submodule(parent), own, layer)
 
@@ -104,6 +167,8 @@ def trace_network(module: nn.Module, example_shape: tuple[int, ...]) -> dict[str
             work, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
         )
         document = _document(program, work)
+        if len(json.dumps(document)) > _MAX_BYTES:
+            raise ModelError(f"The traced network is larger than {_MAX_BYTES} bytes.")
         traced = TracedNetwork(document)
         traced.load_state_dict(work.state_dict())
         traced.eval()
@@ -118,8 +183,11 @@ def trace_network(module: nn.Module, example_shape: tuple[int, ...]) -> dict[str
     return document
 
 
-def read_traced(folder: Path) -> TracedNetwork | None:
+def read_traced(folder: Path, instead_of: str = "") -> TracedNetwork | None:
     """The network that a checkpoint's folder holds besides its card; None where it holds none.
+
+    Args:
+        instead_of: why its class is not there.
 
     Raises:
         ModelError: the file is too large or damaged.
@@ -138,7 +206,7 @@ def read_traced(folder: Path) -> TracedNetwork | None:
             f"{path} is not of version {_VERSION}.",
             hint="Load it with the release of edgevision that wrote it.",
         )
-    return TracedNetwork(document)
+    return TracedNetwork(document, instead_of)
 
 
 def _document(program: torch.export.ExportedProgram, module: nn.Module) -> dict[str, Any]:
@@ -155,7 +223,7 @@ def _document(program: torch.export.ExportedProgram, module: nn.Module) -> dict[
         path: [
             "parameter" if path in own else "buffer" if path in stored else "constant",
             str(tensor.dtype).removeprefix("torch."),
-            list(tensor.shape) if path in stored else tensor.tolist(),
+            list(tensor.shape) if path in stored else _written(path, tensor),
         ]
         for path, tensor in state.items()
         if path in stored or path in paths.values()
@@ -169,11 +237,11 @@ def _document(program: torch.export.ExportedProgram, module: nn.Module) -> dict[
         elif node.op == "output":
             values = list(node.args[0])
             value = values[0] if len(values) == 1 else values
-            nodes.append(entry | {"op": "output", "value": _encoded(value)})
+            nodes.append(entry | {"op": "output", "value": encoded(value)})
         else:
-            entry["op"] = _function_name(node)
-            entry["args"] = [_encoded(value) for value in node.args]
-            entry["kwargs"] = {key: _encoded(value) for key, value in node.kwargs.items()}
+            entry["op"] = function_name(node)
+            entry["args"] = [encoded(value) for value in node.args]
+            entry["kwargs"] = {key: encoded(value) for key, value in node.kwargs.items()}
             nodes.append(entry)
     return {
         "version": _VERSION,
@@ -184,14 +252,24 @@ def _document(program: torch.export.ExportedProgram, module: nn.Module) -> dict[
     }
 
 
+def _written(path: str, tensor: Tensor) -> dict[str, Any]:
+    if tensor.is_complex():
+        raise ModelError(f"The constant '{path}' is complex.")
+    return {"shape": list(tensor.shape), "values": encoded(tensor.flatten().tolist())}
+
+
+def _constant(content: dict[str, Any], kind: torch.dtype) -> Tensor:
+    return torch.tensor(decoded(content["values"]), dtype=kind).reshape(content["shape"])
+
+
 def _layers(module: nn.Module, tensors: set[str]) -> dict[str, list[Any]]:
-    """Layers whose class others ask for: what a head is, which filters an optimizer takes."""
+    """Layers whose class others ask for: heads, what an optimizer takes, batch norms."""
     found = {}
     for path, layer in module.named_modules():
         for kind, cls in _LAYERS.items():
-            names = _ARGUMENTS[kind]
-            if type(layer) is cls and f"{path}.weight" in tensors:
-                arguments = {name: getattr(layer, name) for name in names}
+            same = isinstance(layer, cls) if kind == "BatchNorm2d" else type(layer) is cls
+            if same and f"{path}.weight" in tensors:
+                arguments = {name: getattr(layer, name) for name in _ARGUMENTS[kind]}
                 if "bias" in arguments:
                     arguments["bias"] = layer.bias is not None
                 found[path] = [kind, arguments]
@@ -204,29 +282,35 @@ _LAYERS: dict[str, Any] = {
     "BatchNorm2d": nn.BatchNorm2d,
     "LayerNorm": nn.LayerNorm,
 }
+_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _ARGUMENTS = {
-    "Conv2d": ("in_channels", "out_channels", "kernel_size", "stride", "groups", "bias"),
+    "Conv2d": (*_CONV, "bias"),
     "Linear": ("in_features", "out_features", "bias"),
-    "BatchNorm2d": ("num_features",),
-    "LayerNorm": ("normalized_shape",),
+    "BatchNorm2d": ("num_features", "eps", "momentum"),
+    "LayerNorm": ("normalized_shape", "eps"),
 }
 
 
-def _read(document: dict[str, Any], graph: fx.Graph) -> None:
-    nodes: dict[str, fx.Node] = {}
-    for entry in document["nodes"]:
-        name, kind = entry["name"], entry["op"]
-        if kind == "input":
-            nodes[name] = graph.placeholder("images")
-        elif kind == "tensor":
-            nodes[name] = graph.get_attr(entry["path"])
-        elif kind == "output":
-            graph.output(_decoded(entry["value"], nodes))
-        else:
-            args = tuple(_decoded(value, nodes) for value in entry["args"])
-            kwargs = {key: _decoded(value, nodes) for key, value in entry["kwargs"].items()}
-            nodes[name] = graph.call_function(_function(kind), args, kwargs)
-    graph.lint()
+def _read(entry: dict[str, Any]) -> _Node:
+    name, kind = str(entry["name"]), str(entry["op"])
+    if kind == "input":
+        return _Node(name, kind, None, None, {}, None)
+    if kind == "tensor":
+        return _Node(name, kind, None, str(entry["path"]), {}, None)
+    if kind == "output":
+        return _Node(name, kind, None, decoded(entry["value"]), {}, None)
+    call = function(kind)
+    kwargs = {key: decoded(value) for key, value in entry["kwargs"].items()}
+    check_arguments(call, kwargs)
+    return _Node(name, kind, call, tuple(decoded(entry["args"])), kwargs, None)
+
+
+def _at(root: nn.Module, path: str) -> Any:
+    """The parameter or buffer at ``path``."""
+    parent, _, own = path.rpartition(".")
+    owner = root.get_submodule(parent)
+    found = owner._parameters.get(own)
+    return owner._buffers[own] if found is None else found
 
 
 def _put(root: nn.Module, path: str, tensor: Tensor, role: str) -> None:
@@ -239,71 +323,3 @@ def _put(root: nn.Module, path: str, tensor: Tensor, role: str) -> None:
         root.register_parameter(own, nn.Parameter(tensor, tensor.is_floating_point()))
     else:
         root.register_buffer(own, tensor, persistent=role == "buffer")
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """The operator that a document may name.
-
-    Raises:
-        ModelError: it is none of ATen's on tensors, nor arithmetic on sizes.
-    """
-    space, _, rest = name.partition(".")
-    if space == "operator" and rest in _OPERATORS:
-        plain: Callable[..., Any] = getattr(operator, rest)
-        return plain
-    packet, _, overload = rest.partition(".")
-    if space == "aten" and packet not in _REFUSED:
-        found = getattr(getattr(torch.ops.aten, packet, None), overload, None)
-        if isinstance(found, torch._ops.OpOverload):
-            return found
-    raise ModelError(f"The traced network uses '{name}', which may not run here.")
-
-
-def _function_name(node: fx.Node) -> str:
-    target = node.target
-    name = (
-        f"operator.{target.__name__}"
-        if callable(target) and not isinstance(target, torch._ops.OpOverload)
-        else str(target)
-    )
-    _function(name)
-    return name
-
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
-    if isinstance(value, list | tuple):
-        return [_encoded(item) for item in value]
-    if isinstance(value, torch.device):
-        return {"device": value.type}
-    for kind, cls in _TYPES.items():
-        if isinstance(value, cls):
-            return {kind: str(value).removeprefix("torch.")}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ModelError(f"The network has an argument of type {type(value).__name__}.")
-
-
-def _decoded(value: Any, nodes: dict[str, fx.Node]) -> Any:
-    if isinstance(value, list):
-        return [_decoded(item, nodes) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "node":
-        return nodes[content]
-    if kind == "float":
-        return float(content)
-    if kind == "device":
-        return torch.device("cpu")
-    return _named(content, _TYPES[kind])
-
-
-def _named(name: str, kind: type) -> Any:
-    found = getattr(torch, name, None)
-    if not isinstance(found, kind):
-        raise ModelError(f"The traced network names '{name}', which is no {kind.__name__}.")
-    return found

@@ -54,6 +54,7 @@ class Prune(Stage[Job]):
 
     def run(self, job: Job, work: Path) -> None:
         from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
+        from edgevision.models.traced import TracedNetwork
         from edgevision.pruning import prune, structure_of
         from edgevision.train import evaluate, fit, recalibrate_batch_norm
         from edgevision.train.results import as_phase
@@ -65,6 +66,12 @@ class Prune(Stage[Job]):
         teacher, card = load_checkpoint(source)
         dense = job.done("sparse").path("checkpoint") if "sparse" in job.results else source
         module, _ = load_checkpoint(dense)
+        if isinstance(module, TracedNetwork):
+            raise ModelError(
+                f"A network that was loaded without its class cannot be pruned: "
+                f"{module.instead_of}",
+                hint="Run the command where its class is at hand.",
+            )
         rounds = _Rounds(work / ROUNDS)
 
         def figures(pruned: torch.nn.Module) -> dict[str, float]:

@@ -179,6 +179,53 @@ def test_without_the_traced_network_the_class_is_missed(pruned: tuple[Path, nn.M
         load_checkpoint(folder)
 
 
+def test_statistics_are_measured_anew_as_with_the_class() -> None:
+    torch.manual_seed(0)
+    module = Own()
+    network = traced(module)
+    images = torch.randn(6, 3, 16, 16)
+    for net in (module, network):
+        net.eval()
+        norm = net.get_submodule("norm")
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None
+        net(images)
+        net(images + 1)
+        norm.eval()
+    assert torch.equal(module.norm.running_mean, network.norm.running_mean)
+    assert torch.equal(module(images), network(images))
+    half = copy.deepcopy(network.to(torch.bfloat16))
+    assert next(half.parameters()).dtype == torch.bfloat16
+
+
+def test_constants_keep_their_infinities() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+            mask = torch.full((4,), -float("inf"))
+            mask[:2] = 0.0
+            self.register_buffer("mask", mask, persistent=False)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head((images.mean((2, 3)) + self.mask).softmax(1))
+
+    module = Masked().eval()
+    network = traced(module, (1, 4, 2, 2))
+    images = torch.randn(3, 4, 2, 2)
+    assert torch.equal(network(images), module(images))
+
+
+def test_another_network_in_the_same_folder_leaves_no_traced_one(
+    pruned: tuple[Path, nn.Module],
+) -> None:
+    folder, module = pruned
+    _, card = load_checkpoint(folder)
+    save_checkpoint(folder, module, card)
+    assert not (folder / TRACED).exists()
+
+
 def test_a_forward_that_cannot_be_followed_is_told() -> None:
     class Branching(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -209,11 +256,43 @@ def _changed(document: dict[str, Any], change: str) -> Any:
         document["tensors"]["a..b"] = ["parameter", "float32", [2]]
     elif change == "list":
         return [document]
+    elif change == "keyword":  # what would be source code, were the graph written out as such
+        call["kwargs"] = {"a = exec('raise SystemExit'), b": None}
+    elif change == "source":
+        tensors = document["tensors"]
+        tensors['c"), exec("raise SystemExit") #'] = tensors.pop("stem.weight")
+    elif change in OPERATORS:
+        call["op"] = change
     return document
 
 
+OPERATORS = [
+    "aten._sparse_coo_tensor_unsafe.default",
+    "aten.save.default",
+    "aten.set_.source_Storage",
+    "aten.resize_.default",
+    "aten.as_strided.default",
+    "aten.empty.memory_format",
+    "aten.index_put_.default",
+]
+
+
 @pytest.mark.parametrize(
-    "change", ["file", "code", "space", "node", "type", "version", "keys", "path", "list"]
+    "change",
+    [
+        "file",
+        "code",
+        "space",
+        "node",
+        "type",
+        "version",
+        "keys",
+        "path",
+        "list",
+        "keyword",
+        "source",
+        *OPERATORS,
+    ],
 )
 def test_hostile_and_damaged_documents_are_refused(
     pruned: tuple[Path, nn.Module], change: str
