@@ -15,6 +15,7 @@ import pytest
 from edgevision.bundle import open_bundle
 from edgevision.pipeline import compress_front, timing
 from edgevision.pipeline.front import read_front
+from edgevision.pipeline.stages import speeds
 from edgevision.recipe import Recipe, load_recipe
 from edgevision.runtime import load
 from tests.e2e.small import RECIPE, write_recipe
@@ -32,6 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "NETWORKS", 12)
     monkeypatch.setattr(timing, "SECONDS", 1.0)
     monkeypatch.setattr(timing, "CONFIRM_SECONDS", 0.5)
+    monkeypatch.setattr(speeds, "CLOSE", 0.001)  # a toy's widths hardly change its time
 
 
 def recipe(data: Path) -> Recipe:
