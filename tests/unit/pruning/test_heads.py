@@ -190,6 +190,37 @@ def test_heads_that_cannot_go_stay_with_the_reason(kind: str, why: str) -> None:
     assert why in dict(result.table.whole)["attention"]
 
 
+class Private(nn.Module):
+    """Keeps the numbers that shrink to itself: heads, their width together, parts of a split."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self._heads, self._inner, self._passes = heads, 8 * heads, 0
+        self.qkv = nn.Linear(width, 24 * heads)
+        self.proj = nn.Linear(8 * heads, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._passes += 1
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self._heads, 8).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, self._inner))
+
+
+def test_private_numbers_are_rebuilt() -> None:
+    torch.manual_seed(0)
+    module = Transformer(Private(32, 4)).eval()
+    result = pruned(module, pruning_ratio=0.5)
+    assert result.module.attention._heads == 2
+    assert result.structure["attributes"]["attention"] == {"_heads": 2, "_inner": 16}
+    fresh = rebuild(Transformer(Private(32, 4)), result.structure).eval()
+    fresh.load_state_dict(result.module.state_dict(), strict=True)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(fresh(images), result.module(images))
+
+
 class ByKeyword(Fused):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, _ = x.shape
