@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from edgevision.errors import ModelError, UsageError
 from edgevision.pruning import PruneConfig, count, prune
 from edgevision.pruning.allowed import allowed_widths
+from edgevision.pruning.graph import find_groups, remove
 from edgevision.pruning.search import Options
 from edgevision.pruning.sensitivity import measured_losses, silenced
 from edgevision.pruning.timed import TimeGoal, choose_within
@@ -147,6 +149,33 @@ def test_a_silenced_group_is_one_that_nobody_reads(net: nn.Module) -> None:
         with silenced(net, item, gone):
             assert torch.allclose(net(images), twin(images), atol=1e-5), item.group.name
     assert torch.equal(net(images), before), "weights came back changed"
+
+
+class Square(nn.Module):
+    """As many tokens as channels: either axis of the positions could be that of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.position = nn.Parameter(torch.randn(1, 16, 16))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.position
+        return self.head(torch.relu(x).mean(1))
+
+
+def test_the_axis_of_a_parameter_that_is_silenced_is_the_one_that_is_cut() -> None:
+    torch.manual_seed(0)
+    module = Square().eval()
+    graph = find_groups(module, torch.zeros(IMAGE), {"head"})
+    (group,) = graph.groups
+    item = prunable(group, torch.rand(16), round_to=1, max_ratio=0.9, original=16)
+    narrow = copy.deepcopy(module)
+    remove(narrow, graph, {group.root: [int(c) for c in item.order[:6]]})
+    images = torch.randn(2, 3, 16, 16)
+    with silenced(module, item, 6), torch.no_grad():
+        assert torch.allclose(module(images), narrow(images), atol=1e-5)
 
 
 def test_losses_grow_with_what_leaves_and_nothing_changes(net: nn.Module) -> None:
