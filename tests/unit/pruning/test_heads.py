@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import Private, Transformer
 from torch import nn
 
 from edgevision.errors import ModelError
@@ -99,25 +100,6 @@ class OfInput(Fused):
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, width))
 
 
-class Transformer(nn.Module):
-    """Patches, one block, a head."""
-
-    def __init__(self, attention: nn.Module, width: int = 32) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
-        self.position = nn.Parameter(torch.randn(1, 16, width))
-        self.norm = nn.LayerNorm(width)
-        self.attention = attention
-        self.fc1 = nn.Linear(width, 64)
-        self.fc2 = nn.Linear(64, width)
-        self.head = nn.Linear(width, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.position
-        x = x + self.attention(self.norm(x))
-        return self.head((x + self.fc2(nn.functional.gelu(self.fc1(x)))).mean(1))
-
-
 def make(kind: str) -> Transformer:
     torch.manual_seed(0)
     return Transformer(
@@ -188,24 +170,6 @@ def test_heads_that_cannot_go_stay_with_the_reason(kind: str, why: str) -> None:
     assert result.module.attention.num_heads == 4
     assert result.module.fc1.out_features == 32  # the rest is pruned all the same
     assert why in dict(result.table.whole)["attention"]
-
-
-class Private(nn.Module):
-    """Keeps the numbers that shrink to itself: heads, their width together, parts of a split."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self._heads, self._inner, self._passes = heads, 8 * heads, 0
-        self.qkv = nn.Linear(width, 24 * heads)
-        self.proj = nn.Linear(8 * heads, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self._passes += 1
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self._heads, 8).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        x = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(batch, tokens, self._inner))
 
 
 def test_private_numbers_are_rebuilt() -> None:
