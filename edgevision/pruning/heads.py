@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -72,7 +72,8 @@ def find_heads(module: nn.Module, example: torch.Tensor) -> tuple[list[Heads], d
     found: list[Heads] = []
     whole: dict[str, str] = {}
     forget(module)
-    with _calls(module, places) as calls, torch.no_grad():
+    # That the network fails is for the trace to say, which comes next.
+    with _calls(module, places) as calls, torch.no_grad(), suppress(Exception):
         module(example)
     forget(module)
     for name, number in places.items():
@@ -82,7 +83,14 @@ def find_heads(module: nn.Module, example: torch.Tensor) -> tuple[list[Heads], d
             found.append(_heads(module.get_submodule(name), name, number, *calls[name][0]))
         except _NoHeadsError as reason:
             whole[name] = f"the heads of attention '{name}' stay: {reason}"
+        except Exception as error:  # noqa: BLE001 - a foreign forward may raise, or return, anything
+            why = f"{type(error).__name__}: {_line(error)}"
+            whole[name] = f"the heads of attention '{name}' stay, it cannot be looked into: {why}"
     return found, whole
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _attentions(module: nn.Module) -> dict[str, int]:
@@ -310,7 +318,7 @@ def _attributes(
         try:
             have = _output(narrow, args, kwargs)
         except Exception as cause:  # noqa: BLE001 - a foreign forward may raise anything
-            error = " ".join(str(cause).split())[:200]
+            error = _line(cause)
             continue
         if have.shape == want.shape and float((have - want).norm() / want.norm()) < _RTOL:
             return (*counts, *chosen)

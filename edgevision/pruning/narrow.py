@@ -90,7 +90,7 @@ def _lower(owner: nn.Module, key: str, parts: tuple[int, ...], lost: set[int]) -
     setattr(owner, key, left[0] if kind is int else kind(left))
 
 
-def _channel_axis(parameter: torch.Tensor, width: int) -> int:
+def parameter_axis(parameter: torch.Tensor, width: int) -> int:
     """The last axis of a plain parameter that is ``width`` long, as torch-pruning takes it."""
     return max(axis for axis, size in enumerate(parameter.shape) if size == width)
 
@@ -98,7 +98,7 @@ def _channel_axis(parameter: torch.Tensor, width: int) -> int:
 def _narrowed(parameter: nn.Parameter, width: int, channels: set[int]) -> nn.Parameter:
     kept = [channel for channel in range(width) if channel not in channels]
     index = torch.tensor(kept, device=parameter.device)
-    return nn.Parameter(parameter.detach().index_select(_channel_axis(parameter, width), index))
+    return nn.Parameter(parameter.detach().index_select(parameter_axis(parameter, width), index))
 
 
 def _pruner(module: nn.Module, name: str) -> Any:

@@ -178,6 +178,7 @@ class _Session:
     progress: Progress
     whole: dict[str, str] = field(default_factory=dict)
     units: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)  # units after the last step
     channel_ratio: float = 0.0
     predicted: float = 0.0
 
@@ -189,7 +190,7 @@ class _Session:
         self.whole.update(graph.whole)
         candidates = self._score(module, graph)
         present = count(module, self.example)
-        now = {group.name: len(group.units) for group in graph.groups}
+        now = self._present(graph)
         if step == 1 and self.time is None:
             self._choose(candidates, present, 1.0)  # unreachable targets fail before any work
         while True:
@@ -204,9 +205,12 @@ class _Session:
                 if channels:
                     removals.setdefault(item.group.root, []).extend(channels)
             try:
-                return self._narrowed(module, graph, removals)
+                narrow = self._narrowed(module, graph, removals)
             except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
                 broken = self._broken(module, graph, removals, error)
+            else:
+                self.kept = {**now, **kept}
+                return narrow
             self.whole.update(broken)
             candidates = [item for item in candidates if item.group.root not in broken]
 
@@ -221,12 +225,20 @@ class _Session:
         if shapes != self.shapes:
             raise ModelError(f"Expected outputs of shape {self.shapes}, got {shapes}.")
 
+    def _present(self, graph: Graph) -> dict[str, int]:
+        """Units that each group has now; one that has but one left is no group any more."""
+        found = {group.name: len(group.units) for group in graph.groups}
+        return {**found, **{name: 1 for name, units in self.kept.items() if units == 1}}
+
     def _score(self, module: nn.Module, graph: Graph) -> list[Prunable]:
         importance = IMPORTANCES.get(self.config.importance)(self.config)
         candidates = []
         with importance.observing(module, graph.groups, self.batches, self.loss):
             for group in graph.groups:
                 if {group.name, group.root} & self.whole.keys():
+                    continue
+                # Without its other heads the last one may look like channels of a layer.
+                if group.name not in self.units or self.kept.get(group.name) == 1:
                     continue
                 scores = importance.score(group)
                 if scores is None:

@@ -57,7 +57,7 @@ class _Search:
         self.times = times
         self.limit = limit * (1 + 1e-9)
         self.sizes = np.array([len(option.widths) for option in options])
-        self._losses = np.full((len(options), int(self.sizes.max())), np.inf)
+        self._losses = np.full((len(options), int(self.sizes.max(initial=1))), np.inf)
         for row, option in zip(self._losses, options, strict=True):
             row[: len(option.losses)] = option.losses
 

@@ -15,6 +15,7 @@ from torch import nn
 from edgevision.errors import ModelError, UsageError
 from edgevision.pruning.gradients import Batches, Loss, to_device
 from edgevision.pruning.importance.base import channel_axis
+from edgevision.pruning.narrow import parameter_axis
 from edgevision.pruning.search import Options
 from edgevision.pruning.widths import Prunable
 
@@ -126,8 +127,7 @@ def _made_by(module: nn.Module, name: str, width: int) -> Iterator[tuple[torch.T
     """Tensors of a layer or the parameter ``name`` with the axis of its output channels."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     if name in parameters:
-        shape = parameters[name].shape
-        yield parameters[name], next(axis for axis, size in enumerate(shape) if size == width)
+        yield parameters[name], parameter_axis(parameters[name], width)
         return
     layer: Any = module.get_submodule(name)
     for parameter in layer.parameters(recurse=False):

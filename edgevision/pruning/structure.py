@@ -10,6 +10,8 @@ from torch import nn
 from edgevision.errors import ModelError
 
 VERSION = 1
+# What PyTorch's own layers keep to themselves, as the padding of a convolution.
+_INTERNAL = frozenset(key for key in vars(nn.Conv2d(1, 1, 1)) if key.startswith("_"))
 
 
 def structure_of(pruned: nn.Module, original: nn.Module) -> dict[str, Any]:
@@ -19,6 +21,7 @@ def structure_of(pruned: nn.Module, original: nn.Module) -> dict[str, Any]:
         ``{"version": 1, "attributes": {module: {name: int | [int]}}, "tensors": {name: [int]}}``
         with only the whole-number attributes and the tensor shapes that differ, such as
         ``in_channels``, ``num_features``, ``normalized_shape``. Weights are stored elsewhere.
+        Of private attributes those count that became smaller: a counter of passes is no width.
 
     Raises:
         ModelError: the two do not have the same layers.
@@ -35,7 +38,9 @@ def structure_of(pruned: nn.Module, original: nn.Module) -> dict[str, Any]:
         changed = {
             key: _plain(now)
             for key, now in _numbers(narrowed[name]).items()
-            if key in (known := _numbers(layer)) and now != known[key]
+            if key in (known := _numbers(layer))
+            and now != known[key]
+            and (not key.startswith("_") or _is_narrower(now, known[key]))
         }
         if changed:
             attributes[name] = changed
@@ -100,11 +105,11 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...] | list[int]]:
-    """Public attributes of ``layer`` that are whole numbers or sequences of them."""
+    """Attributes of ``layer`` that are whole numbers or sequences of them, not PyTorch's own."""
     return {
         key: value
         for key, value in vars(layer).items()
-        if not key.startswith("_")
+        if key not in _INTERNAL
         and (
             _is_int(value) or (type(value) in (tuple, list) and value and all(map(_is_int, value)))
         )
@@ -113,6 +118,15 @@ def _numbers(layer: nn.Module) -> dict[str, int | tuple[int, ...] | list[int]]:
 
 def _plain(value: int | tuple[int, ...] | list[int]) -> int | list[int]:
     return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def _is_narrower(now: Any, known: Any) -> bool:
+    """Whether :func:`rebuild` would take ``now`` where ``known`` is."""
+    sizes, limits = (
+        value if isinstance(value, (tuple, list)) else [value] for value in (now, known)
+    )
+    fits = (1 <= size <= limit for size, limit in zip(sizes, limits, strict=False))
+    return len(sizes) == len(limits) and all(fits)
 
 
 def _is_int(value: object) -> bool:

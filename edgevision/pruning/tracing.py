@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgevision.pruning.by_groups import tie_sides
 from edgevision.pruning.splits import Split, follow, split_of
 from edgevision.pruning.whole import forget
 
+_ASKED = ("split_size_or_sections", "split_size", "split_sizes", "chunks")  # of parts
 _HINT = (
     "Pruning needs one image tensor in, outputs that are differentiable with respect to the "
     "weights (no argmax, numpy or torch.no_grad in forward), and operations that "
@@ -159,14 +160,19 @@ class _Channels(TorchFunctionMode):
         if name in ("cat", "concat", "concatenate"):
             along = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
             if result.ndim in (2, 4) and along % result.ndim == 1:
-                sizes = tuple(int(part.shape[1]) for part in args[0])
+                parts = args[0] if args else kwargs["tensors"]
+                sizes = tuple(int(part.shape[1]) for part in parts)
                 self.concatenations[result.grad_fn] = sizes
-        elif (
-            name in ("chunk", "split", "split_with_sizes")
-            and args[0].ndim in (2, 4)
-            and sum(part.shape[1] for part in result) == args[0].shape[1]
-        ):
-            asked = args[1] if len(args) > 1 else next(iter(kwargs.values()), None)
-            owner = self._running[-1] if self._running else None
-            self.splits[result[0].grad_fn] = split_of(result, asked, owner)
+        elif name in ("chunk", "split", "split_with_sizes"):
+            whole = args[0] if args else _given(kwargs, "tensor", "input", "self")
+            joined = sum(part.shape[1] for part in result) if whole.ndim in (2, 4) else None
+            if joined == whole.shape[1]:
+                asked = args[1] if len(args) > 1 else _given(kwargs, *_ASKED)
+                owner = self._running[-1] if self._running else None
+                self.splits[result[0].grad_fn] = split_of(result, asked, owner)
         return result
+
+
+def _given(kwargs: Mapping[str, Any], *names: str) -> Any:
+    """The argument that one of several functions has under one of these names."""
+    return next((kwargs[name] for name in names if name in kwargs), None)

@@ -166,6 +166,43 @@ KINDS = (
 )
 
 
+class Transformer(nn.Module):
+    """Patches, one block, a head."""
+
+    def __init__(self, attention: nn.Module, width: int = 32) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.position = nn.Parameter(torch.randn(1, 16, width))
+        self.norm = nn.LayerNorm(width)
+        self.attention = attention
+        self.fc1 = nn.Linear(width, 64)
+        self.fc2 = nn.Linear(64, width)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.position
+        x = x + self.attention(self.norm(x))
+        return self.head((x + self.fc2(nn.functional.gelu(self.fc1(x)))).mean(1))
+
+
+class Private(nn.Module):
+    """Keeps the numbers that shrink to itself: heads, their width together, parts of a split."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self._heads, self._inner, self._passes = heads, 8 * heads, 0
+        self.qkv = nn.Linear(width, 24 * heads)
+        self.proj = nn.Linear(8 * heads, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._passes += 1
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self._heads, 8).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, self._inner))
+
+
 def lively(module: nn.Module, seed: int = 0) -> nn.Module:
     """Random BatchNorm statistics and scales, so that no mistake hides behind zeros and ones."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import Private, Transformer
 from torch import nn
 
+from edgevision.errors import ModelError
 from edgevision.pruning import PruneConfig, count, prune, rebuild
 from edgevision.pruning.graph import find_groups, remove
 from edgevision.pruning.heads import find_heads
@@ -98,25 +100,6 @@ class OfInput(Fused):
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, width))
 
 
-class Transformer(nn.Module):
-    """Patches, one block, a head."""
-
-    def __init__(self, attention: nn.Module, width: int = 32) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
-        self.position = nn.Parameter(torch.randn(1, 16, width))
-        self.norm = nn.LayerNorm(width)
-        self.attention = attention
-        self.fc1 = nn.Linear(width, 64)
-        self.fc2 = nn.Linear(64, width)
-        self.head = nn.Linear(width, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.position
-        x = x + self.attention(self.norm(x))
-        return self.head((x + self.fc2(nn.functional.gelu(self.fc1(x)))).mean(1))
-
-
 def make(kind: str) -> Transformer:
     torch.manual_seed(0)
     return Transformer(
@@ -187,6 +170,71 @@ def test_heads_that_cannot_go_stay_with_the_reason(kind: str, why: str) -> None:
     assert result.module.attention.num_heads == 4
     assert result.module.fc1.out_features == 32  # the rest is pruned all the same
     assert why in dict(result.table.whole)["attention"]
+
+
+def test_private_numbers_are_rebuilt() -> None:
+    torch.manual_seed(0)
+    module = Transformer(Private(32, 4)).eval()
+    result = pruned(module, pruning_ratio=0.5)
+    assert result.module.attention._heads == 2
+    assert result.structure["attributes"]["attention"] == {"_heads": 2, "_inner": 16}
+    fresh = rebuild(Transformer(Private(32, 4)), result.structure).eval()
+    fresh.load_state_dict(result.module.state_dict(), strict=True)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(fresh(images), result.module(images))
+
+
+class ByKeyword(Fused):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(input=x).reshape(batch, tokens, 3, self.num_heads, 8)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(input=x.transpose(1, 2).reshape(batch, tokens, self.attn_dim))
+
+
+class InDict(Fused):
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"out": super().forward(x)}
+
+
+class NoGradient(Fused):
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+class Detached(NoGradient):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).detach()
+
+
+class Unwrapped(nn.Module):
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.inner = attention
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.inner(x)
+        return x["out"] if isinstance(x, dict) else x
+
+
+@pytest.mark.parametrize("kind", [ByKeyword, InDict, NoGradient, Detached])
+def test_whatever_an_attention_raises_is_the_reason_for_which_its_heads_stay(kind: Any) -> None:
+    torch.manual_seed(0)
+    module = Transformer(Unwrapped(kind(32, 4))).eval()
+    found, whole = find_heads(module, torch.zeros(IMAGE))
+    assert not found
+    assert "cannot be looked into" in whole["attention.inner"]
+    result = pruned(module, pruning_ratio=0.5)
+    assert result.module.attention.inner.num_heads == 4
+    assert result.module.fc1.out_features == 32
+
+
+def test_a_network_that_fails_is_for_the_trace_to_refuse() -> None:
+    with pytest.raises(ModelError, match="Cannot trace Transformer"):
+        find_groups(make("fused"), torch.zeros(1, 4, 16, 16), {"head"})
 
 
 def test_ignored_attention_keeps_its_heads() -> None:

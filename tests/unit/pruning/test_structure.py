@@ -102,8 +102,15 @@ def test_other_layers_are_not_comparable() -> None:
         structure_of(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
+class Flat(nn.Flatten):
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept = 8
+
+
 def net() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    convolution = nn.Conv2d(3, 8, 3, padding=1, stride=3)
+    return nn.Sequential(convolution, nn.BatchNorm2d(8), Flat(), nn.Linear(8, 2))
 
 
 GOOD = {
@@ -152,6 +159,13 @@ def test_the_good_structure_is_good() -> None:
         (changed("attributes", "0", "forward", value=1), "sets 'forward' of '0'"),
         (changed("attributes", "0", "__class__", value=1), "sets '__class__' of '0'"),
         (changed("attributes", "0", "training", value=0), "sets 'training' of '0'"),
+        (changed("attributes", "0", "_modules", value=1), "sets '_modules' of '0'"),
+        (
+            changed("attributes", "0", "_reversed_padding_repeated_twice", value=[1] * 4),
+            "sets '_reversed_padding_repeated_twice' of '0'",
+        ),
+        (changed("attributes", "2", "_kept", value=9), r"sizes from 1 up to \[8\]"),
+        (changed("attributes", "2", "_kept", value="8"), "1 whole numbers"),
         (changed("attributes", "0", "out_channels", value=0), "sizes from 1 up to"),
         (changed("attributes", "0", "out_channels", value=-4), "sizes from 1 up to"),
         (changed("attributes", "0", "out_channels", value=10**12), "sizes from 1 up to"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from networks import Net, lively, masked
+from networks import Net, Private, Transformer, lively, masked
 from torch import nn
 
 from edgevision.errors import ModelError, UsageError
 from edgevision.pruning import PruneConfig, count, prune
 from edgevision.pruning.allowed import allowed_widths
+from edgevision.pruning.graph import find_groups, remove
 from edgevision.pruning.search import Options
 from edgevision.pruning.sensitivity import measured_losses, silenced
 from edgevision.pruning.timed import TimeGoal, choose_within
@@ -107,6 +109,50 @@ def test_out_of_reach_the_narrowest_may_be_asked_for(net: nn.Module) -> None:
     assert chosen == {name: allowed[name][-1] for name in chosen}
 
 
+class Square(nn.Module):
+    """As many tokens as channels: either axis of the positions could be that of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.position = nn.Parameter(torch.randn(1, 16, 16))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.position
+        return self.head(torch.relu(x).mean(1))
+
+
+@pytest.mark.parametrize("kind", ["channels", "heads"])
+def test_a_group_of_which_one_unit_is_left_is_carried_through_the_steps(kind: str) -> None:
+    torch.manual_seed(0)
+    module = Square().eval() if kind == "channels" else Transformer(Private(32, 4)).eval()
+    graph = find_groups(module, torch.zeros(IMAGE), {"head"})
+    groups = tuple(group.name for group in graph.groups)
+    shrinks = groups.index("patches" if kind == "channels" else "attention.qkv")
+
+    def times(rows: Any) -> Any:  # only one group takes time
+        return rows[:, shrinks].astype(float)
+
+    goal = TimeGoal(0.01, groups, times, or_narrowest=True)
+    result = prune(
+        module,
+        example_shape=IMAGE,
+        config=PruneConfig(speedup=100.0, steps=3, max_ratio=0.99),
+        ignored=[module.head],
+        batches=batches,
+        loss=nn.functional.cross_entropy,
+        time=goal,
+    )
+    if kind == "channels":
+        assert result.module.patches.out_channels == 1
+    else:
+        assert result.module.attention._heads == 1
+        assert result.module.attention.qkv.out_features == 24
+    assert len(goal.chosen) == 3
+    assert result.module(torch.zeros(2, 3, 16, 16)).shape == (2, 5)
+
+
 def candidates_of(net: nn.Module) -> list[Any]:
     from edgevision.pruning.graph import find_groups
 
@@ -147,6 +193,19 @@ def test_a_silenced_group_is_one_that_nobody_reads(net: nn.Module) -> None:
         with silenced(net, item, gone):
             assert torch.allclose(net(images), twin(images), atol=1e-5), item.group.name
     assert torch.equal(net(images), before), "weights came back changed"
+
+
+def test_the_axis_of_a_parameter_that_is_silenced_is_the_one_that_is_cut() -> None:
+    torch.manual_seed(0)
+    module = Square().eval()
+    graph = find_groups(module, torch.zeros(IMAGE), {"head"})
+    (group,) = graph.groups
+    item = prunable(group, torch.rand(16), round_to=1, max_ratio=0.9, original=16)
+    narrow = copy.deepcopy(module)
+    remove(narrow, graph, {group.root: [int(c) for c in item.order[:6]]})
+    images = torch.randn(2, 3, 16, 16)
+    with silenced(module, item, 6), torch.no_grad():
+        assert torch.allclose(module(images), narrow(images), atol=1e-5)
 
 
 def test_losses_grow_with_what_leaves_and_nothing_changes(net: nn.Module) -> None:
