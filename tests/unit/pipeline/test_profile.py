@@ -11,7 +11,7 @@ import pytest
 from edgevision.cli.app import run_command
 from edgevision.errors import UnavailableError, UsageError
 from edgevision.latency import cells
-from edgevision.pipeline import timing
+from edgevision.pipeline import network_times, timing
 from edgevision.pipeline.profile import ProfileResult, profile
 
 NETWORK = """
@@ -60,7 +60,9 @@ class Text(HTMLParser):
         self.words += data
 
 
-def test_measured_once_and_kept(network: str, tmp_path: Path) -> None:
+def test_measured_once_and_kept(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
 
     def run(name: str, fresh: bool = False, precision: str | None = None) -> ProfileResult:
@@ -102,6 +104,11 @@ def test_measured_once_and_kept(network: str, tmp_path: Path) -> None:
     told.clear()
     assert run("float", precision="fp32").times.precision == "fp32"
     assert "timing networks" in told, "another precision has times of its own"
+
+    told.clear()
+    monkeypatch.setattr(network_times.metadata, "version", lambda name: f"{name} of tomorrow")
+    run("later")
+    assert "timing networks" in told, "another version may find other groups"
 
 
 def test_a_target_that_is_not_at_hand_is_estimated_in_words(
