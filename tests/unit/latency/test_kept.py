@@ -46,6 +46,11 @@ def test_a_set_is_found_again_by_who_asks_for_no_more(tmp_path: Path) -> None:
     assert kept.find({**KEY, "threads": 2}, groups=AB, networks=12, seconds=4.0) is None
 
 
+def test_tests_keep_no_times_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    KeptTimes().keep(KEY, times_of(12, 4.0))
+    assert list(tmp_path_factory.getbasetemp().glob("cache*/latency/networks/*.json"))
+
+
 def test_a_damaged_entry_counts_as_none(tmp_path: Path) -> None:
     kept = KeptTimes(tmp_path)
     kept.keep(KEY, times_of(12, 4.0))
