@@ -45,7 +45,7 @@ class Layer(NamedTuple):
         out: number of the channel count of the output.
         source: that of the input; ``NO_DIM`` where it is no factor of the work.
         weighted: whether it has weights.
-        dilation: of the kernel along each axis, () where there is none.
+        dilation: of the kernel along each axis, as long as ``kernel``.
         padding: empty where each side has (kernel - 1) // 2 * dilation, else what it has.
     """
 
