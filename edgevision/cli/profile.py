@@ -19,8 +19,8 @@ _HELP = """Show where a network's time goes on a target, and what narrowing each
 
 Whole networks at random widths are timed in turns as they would ship, and single layers over their
 channels. Writes latency.json, maps.json and profile.html. Times are kept in the user's cache folder
-and used again, by --prune-speedup too. What cannot be timed here is estimated where the target's
-description says how fast it is, and marked ESTIMATE throughout.
+and used again, by --prune-speedup too if --data was given. What cannot be timed here is estimated
+where the target's description says how fast it is, and marked ESTIMATE throughout.
 
 Examples:
 
@@ -98,11 +98,12 @@ def _profile(
 def _summary(result: ProfileResult) -> list[str]:
     if result.times is None:
         return [
-            "[bold yellow]ESTIMATE[/], nothing was measured: real networks take longer, "
-            "often several times.",
-            f"Whole network: at least [bold]{result.whole_ms:.3f} ms[/] by peak and bandwidth, "
+            "[bold yellow]ESTIMATE[/], nothing was measured: a roofline figure, no bound. Real "
+            "networks mostly take longer, often several times.",
+            f"Whole network: estimate [bold]{result.whole_ms:.3f} ms[/] by peak and bandwidth, "
             f"{result.precision} on {result.target}; tile {result.model.tile} channels, "
             "by the target's data.",
+            f"Peak: {escape(result.source or '')}.",
         ]
     mean, worst = result.errors or (0.0, 0.0)
     times = result.times

@@ -27,7 +27,7 @@ from edgevision.latency.grid import Grid, HeatMap
 from edgevision.latency.kept import KeptCells
 from edgevision.latency.measure import quantize_narrowed
 from edgevision.latency.record import now
-from edgevision.latency.shapes import Layer
+from edgevision.latency.shapes import Layer, dilated, usual_pads
 from edgevision.quantization import calibrate
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -44,6 +44,7 @@ class LayerShape:
         size: (height, width) of the input in pixels; (tokens, 1) for a product of matrices.
         kernel, stride: of a convolution, else (1, 1) and 1.
         depthwise: as many groups as channels.
+        dilation: of a convolution's kernel; its padding is (kernel - 1) // 2 * dilation.
     """
 
     operator: str
@@ -51,13 +52,15 @@ class LayerShape:
     kernel: tuple[int, int]
     stride: int
     depthwise: bool
+    dilation: tuple[int, int] = (1, 1)
 
     def cell(self, out: int, source: int) -> str:
         """Name in the table, e.g. ``Conv 56x56 3x3/1 32>64``."""
         height, width = self.size
         kernel = "x".join(map(str, self.kernel))
+        kernel += f"/{self.stride}{dilated(self.dilation)}"
         depthwise = " depthwise" if self.depthwise else ""
-        return f"{self.operator} {height}x{width} {kernel}/{self.stride}{depthwise} {source}>{out}"
+        return f"{self.operator} {height}x{width} {kernel}{depthwise} {source}>{out}"
 
 
 def shape_of(layer: Layer) -> LayerShape | None:
@@ -68,10 +71,11 @@ def shape_of(layer: Layer) -> LayerShape | None:
     if layer.operator != "Conv":
         return LayerShape(layer.operator, (layer.places, 1), (1, 1), 1, False)
     side = round(layer.read**0.5)
-    if len(layer.kernel) != 2 or side * side != layer.read:
-        return None  # one that is not square is rare enough
+    if len(layer.kernel) != 2 or side * side != layer.read or layer.padding:
+        return None  # one that is not square, or padded otherwise, is rare enough
+    first, second = layer.dilation or (1, 1)
     return LayerShape("Conv", (side, side), (layer.kernel[0], layer.kernel[1]), layer.stride,
-                      depthwise)  # fmt: skip
+                      depthwise, (first, second))  # fmt: skip
 
 
 def measure_map(
@@ -211,11 +215,11 @@ def cell_model(shape: LayerShape, out: int, source: int) -> onnx.ModelProto:
     random = np.random.default_rng(0)
     if shape.operator == "Conv":
         dims: tuple[int, ...] = (out, 1 if shape.depthwise else source, *shape.kernel)
-        pads = [(k - 1) // 2 for k in shape.kernel]
         node = helper.make_node(
             "Conv", [_INPUT, "layer.weight", "layer.bias"], [_OUTPUT], "layer",
             kernel_shape=shape.kernel, strides=[shape.stride] * 2,
-            pads=[*pads, *pads], group=out if shape.depthwise else 1,
+            dilations=shape.dilation, pads=usual_pads(shape.kernel, shape.dilation),
+            group=out if shape.depthwise else 1,
         )  # fmt: skip
     else:
         dims = (source, out)

@@ -1,9 +1,11 @@
 """An estimate of a network's time on a target that is not at hand: a roofline, nothing measured.
 
 Each layer takes as long as its multiplications at the target's peak, or as its bytes at the
-memory's bandwidth, whichever is longer (Williams, Waterman and Patterson, "Roofline", 2009). No
-launch, no idle unit, no conversion counts, so real networks take longer, often several times; where
-time steps and which layers are heavy is what it is good for.
+memory's bandwidth, whichever is longer (Williams, Waterman and Patterson, "Roofline", 2009). It is
+no bound: no launch, no idle unit and no conversion counts, and the peak is that of one module in
+one power mode, so real networks mostly take longer, often several times; but every activation
+counts as moved, though it may stay in a cache, and an addition as a layer, though it may be fused.
+Where time steps and which layers are heavy is what it is good for.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ class LatencyEstimate:
 
 
 def require_peak(target: Target, precision: str) -> Peak:
-    """What ``target`` does at most, as its description says.
+    """The published peak of ``target``, as its description says.
 
     Raises:
         UnavailableError: it does not say how fast the target is.

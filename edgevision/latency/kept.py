@@ -8,7 +8,7 @@ are single layers, are kept one by one in a table for each device, backend and p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,20 @@ class KeptTimes:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = cache_folder(folder) / "latency" / "networks"
 
-    def find(self, key: Mapping[str, Any], *, networks: int, seconds: float) -> WidthTimes | None:
-        """The set of that key if it is of as many networks, measured for as long, or of more."""
+    def find(
+        self, key: Mapping[str, Any], *, groups: Sequence[str], networks: int, seconds: float
+    ) -> WidthTimes | None:
+        """The set of that key if it is of as many networks, measured for as long, or of more.
+
+        Args:
+            groups: names in the order of the columns; a set of others counts as none.
+        """
         try:
             found = WidthTimes.model_validate_json(self._path(key).read_bytes())
         except (OSError, ValidationError):  # none, or one that is damaged: measured again
             return None
         enough = len(found.kept) >= networks and found.seconds >= seconds
-        return found if enough else None
+        return found if enough and found.groups == tuple(groups) else None
 
     def keep(self, key: Mapping[str, Any], times: WidthTimes) -> None:
         """Store ``times`` in place of what was there."""

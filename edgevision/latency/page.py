@@ -17,10 +17,12 @@ from edgevision.latency.record import WidthTimes
 
 _LAYERS = 24  # that the page names
 _NEVER = (
-    f"This is an {WORD}, not a measurement: no layer ran on the device. It is the least time that "
-    "the device's published peak and memory bandwidth allow. Launches, idle units and conversions "
-    "come on top, so real networks take longer, often several times. Use it to see which layers "
-    "weigh most and where time steps; measure on the device before you promise anything."
+    f"This is an {WORD}, not a measurement: no layer ran on the device. It is a roofline "
+    "figure of one module at its published peak and memory bandwidth, and no bound either way: "
+    "launches, idle units, conversions and lower power modes take longer, often several times; "
+    "values that stay in a cache and additions that are fused into layers take less. Use it to see "
+    "which layers weigh most and where time steps; measure on the device before you promise "
+    "anything."
 )
 
 
@@ -37,6 +39,7 @@ class ProfilePage:
         maps: heat maps.
         times: what was measured; None for an estimate.
         predicted: of each measured network by the fit without it.
+        source: of an estimate's peak, with the module that it is of; None where times are measured.
         facts: of the machine, or of the target's peak.
     """
 
@@ -50,6 +53,7 @@ class ProfilePage:
     maps: Sequence[HeatMap]
     times: WidthTimes | None
     predicted: Sequence[float]
+    source: str | None
     facts: Mapping[str, Any]
 
     @property
@@ -80,10 +84,10 @@ def _header(shown: ProfilePage, title: str) -> str:
     errors = shown.errors
     tiles = [
         markup.tile(
-            f"{shown.whole_ms:.3f} ms" if shown.times else f"at least {shown.whole_ms:.3f} ms",
+            f"{shown.whole_ms:.3f} ms" if shown.times else f"{WORD}: {shown.whole_ms:.3f} ms",
             "the whole network",
             f"{shown.precision}, batch 1, "
-            + ("the least of many calls" if shown.times else f"{WORD}"),
+            + ("the least of many calls" if shown.times else f"at the peak of: {shown.source}"),
         ),
         markup.tile(
             f"{shown.tile} channels" if shown.tile > 1 else "none",

@@ -34,8 +34,8 @@ class Layer(NamedTuple):
 
     Attributes:
         name: torch's of a layer with weights, the node's of any other.
-        kind: operator, positions of the output, kernel, stride and groups: layers of one kind
-            take the same time at the same channel counts.
+        kind: operator, positions of the output, kernel, stride, dilation, unusual padding and
+            groups: layers of one kind take the same time at the same channel counts.
         operator: ONNX's.
         places: positions of the output, such as height times width, or tokens.
         read: positions of the input.
@@ -45,6 +45,8 @@ class Layer(NamedTuple):
         out: number of the channel count of the output.
         source: that of the input; ``NO_DIM`` where it is no factor of the work.
         weighted: whether it has weights.
+        dilation: of the kernel along each axis, as long as ``kernel``.
+        padding: empty where each side has (kernel - 1) // 2 * dilation, else what it has.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Layer(NamedTuple):
     out: int
     source: int
     weighted: bool
+    dilation: tuple[int, ...] = ()
+    padding: str = ""
 
     @property
     def terms(self) -> list[Term]:
@@ -258,16 +262,42 @@ def layers_of(
         axis = len(inputs) - 1 if rows_last else 1
         read = prod(inputs[1:]) // inputs[axis]
         source = where[node.input[0], axis]
-        kind += f" {'x'.join(map(str, kernel)) or '1'}/{stride}"
+        dilation = tuple(map(int, attribute(node, "dilations", [1] * len(kernel))))
+        padding = _unusual_padding(node, kernel, dilation)
+        kind += f" {'x'.join(map(str, kernel)) or '1'}/{stride}{dilated(dilation)}"
+        kind += f" padding {padding}" if padding else ""
         if groups > 1 and weights[weight][1] == 1:
             kind, source = f"{kind} depthwise", NO_DIM
         elif groups > 1:
             kind += f" groups {groups}"
         name = weight.rpartition(".")[0] or name
         found.append(
-            Layer(name, kind, node.op_type, places, read, kernel, stride, groups, out, source, True)
-        )
+            Layer(
+                name, kind, node.op_type, places, read, kernel, stride, groups, out, source, True,
+                dilation, padding,
+            )
+        )  # fmt: skip
     return found
+
+
+def dilated(dilation: Sequence[int]) -> str:
+    """How names of kinds and cells tell a dilation, e.g. `` dilation 4x4``; empty for 1."""
+    if all(step == 1 for step in dilation):
+        return ""
+    return f" dilation {'x'.join(map(str, dilation))}"
+
+
+def usual_pads(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """ONNX ``pads`` with (kernel - 1) // 2 * dilation at both ends of each axis."""
+    return [(k - 1) // 2 * step for k, step in zip(kernel, dilation, strict=True)] * 2
+
+
+def _unusual_padding(node: onnx.NodeProto, kernel: Sequence[int], dilation: Sequence[int]) -> str:
+    auto = attribute(node, "auto_pad", b"NOTSET")
+    if auto != b"NOTSET":
+        return str(auto.decode())
+    pads = [int(pad) for pad in attribute(node, "pads", [0] * 2 * len(kernel))]
+    return "" if pads == usual_pads(kernel, dilation) else "-".join(map(str, pads))
 
 
 def sample_widths(allowed: Sequence[Sequence[int]], number: int, seed: int) -> Ints:

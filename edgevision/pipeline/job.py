@@ -150,12 +150,8 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
     progress("reading the data", 1, 1, recipe.data)
     base = Preprocessing.from_dict(card.preprocessing) if card else data.preprocessing
     preprocessing = resolve_input(base, section)
-    if card and tuple(card.labels) != tuple(data.labels):
-        raise ModelError(
-            f"The checkpoint {recipe.model} knows {len(card.labels)} classes "
-            f"({_some(card.labels)}), the data {len(data.labels)} ({_some(data.labels)}).",
-            hint="Train it on this data first: edgevision train, with train.weights set to it.",
-        )
+    if card:
+        require_labels(recipe.model, card, data)
     if card and preprocessing.channels != card.in_channels:
         raise ModelError(
             f"The checkpoint {recipe.model} takes {card.in_channels} input channel(s), the "
@@ -187,6 +183,20 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> Job:
         recipe, target, task, data, preprocessing, train, checkpoint, card, prune, fine_tune,
         progress, foreign, _qat(recipe, train),
     )  # fmt: skip
+
+
+def require_labels(model: str, card: ModelCard, data: DataSplits) -> None:
+    """Refuse data whose classes are not those of the checkpoint ``model``.
+
+    Raises:
+        ModelError: they differ, in names or in order.
+    """
+    if tuple(card.labels) != tuple(data.labels):
+        raise ModelError(
+            f"The checkpoint {model} knows {len(card.labels)} classes "
+            f"({_some(card.labels)}), the data {len(data.labels)} ({_some(data.labels)}).",
+            hint="Train it on this data first: edgevision train, with train.weights set to it.",
+        )
 
 
 def _require_timed(prune: Mapping[str, Any], target: Target) -> None:

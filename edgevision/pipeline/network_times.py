@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,12 +174,17 @@ def network_times(
         # As it ships: another way to quantize is another graph.
         "structure": structure_digest(load_onnx(work / FLOAT if prepare is None else shipped)),
         "input": list(network.input_shape),
+        # Groups are rows' columns, so their order counts; who finds them may name them anew.
+        "groups": list(shapes.groups),
         "allowed": {name: list(widths) for name, widths in allowed.items()},
+        "versions": {name: metadata.version(name) for name in ("edgevision", "torch-pruning")},
         **place_of(get_backend(network.target.backend), network.threads),
     }
     shipped.unlink(missing_ok=True)
     kept = KeptTimes()
-    times = None if fresh else kept.find(key, networks=networks, seconds=seconds)
+    times = (
+        None if fresh else kept.find(key, groups=shapes.groups, networks=networks, seconds=seconds)
+    )
     if times is None:
         times = _measured(network, shapes, allowed, images, work, networks, seconds, seed, progress)
         kept.keep(key, times)

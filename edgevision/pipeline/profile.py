@@ -49,6 +49,7 @@ class ProfileResult:
         errors: mean and worst relative error of networks left out; None for an estimate.
         curves: what each group saves, those that save most first.
         maps: heat maps of the heaviest kinds of layers.
+        source: of an estimate's peak, with the module that it is of; None where times are measured.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class ProfileResult:
     errors: tuple[float, float] | None
     curves: tuple[GroupCurve, ...]
     maps: tuple[HeatMap, ...]
+    source: str | None = None
 
     @property
     def is_estimate(self) -> bool:
@@ -226,7 +228,7 @@ def _estimate(
     from edgevision.latency.estimate import estimate_latency, require_peak
     from edgevision.latency.grid import grids_of
 
-    require_peak(network.target, precision)
+    peak = require_peak(network.target, precision)
     progress("exporting", 0, 1, "")
     network.export(work / FLOAT)
     progress("exporting", 1, 1, "")
@@ -247,6 +249,7 @@ def _estimate(
         errors=None,
         curves=curves,
         maps=shown,
+        source=peak.source,
     )
 
 
@@ -308,6 +311,7 @@ def _write_page(model: str, result: ProfileResult, target: Target) -> None:
             maps=result.maps,
             times=result.times,
             predicted=_predicted(result),
+            source=result.source,
             facts=_facts(result, target),
         )
     )

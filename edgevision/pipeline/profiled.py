@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgevision.data.base import some_images
 from edgevision.errors import UsageError
-from edgevision.pipeline import timing
-from edgevision.pipeline.job import resolve_input
+from edgevision.pipeline.job import require_labels, resolve_input
+from edgevision.pipeline.timing import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,18 +26,24 @@ def network_of(
 
     Arguments and errors as for ``profile``.
     """
+    from edgevision.data import load_data
     from edgevision.models import create, trust_factory
     from edgevision.models.checkpoint import load_checkpoint
 
     trust_factory(model)
-    if Path(model).is_dir() and data is None:
+    if Path(model).is_dir():
         module, card = load_checkpoint(Path(model))
-        shape, classes = card.as_preprocessing().input_shape, len(card.labels)
-        if size not in (None, shape[1]):
+        image = card.as_preprocessing()
+        shape, classes = image.input_shape, len(card.labels)
+        if size is not None and (size, size) != shape[1:]:
             raise UsageError(
                 f"The checkpoint {model} takes {shape[1]}x{shape[2]} pixels, got size {size}.",
                 hint="Leave the size out.",
             )
+        if data is not None:
+            splits = load_data(data, image_size=(image.height, image.width))
+            require_labels(model, card, splits)
+            return module, shape, classes, some_images(splits.train, image, CALIBRATION_IMAGES)
     elif data is None:
         side = size or _own_size(model)
         shape, classes = (3, side, side), _CLASSES
@@ -44,7 +51,7 @@ def network_of(
     else:
         return _network_on(model, data, size)
     random = np.random.default_rng(0)
-    images = random.normal(size=(timing.CALIBRATION_IMAGES, *shape)).astype(np.float32)
+    images = random.normal(size=(CALIBRATION_IMAGES, *shape)).astype(np.float32)
     return module, shape, classes, images
 
 
@@ -52,7 +59,6 @@ def _network_on(
     model: str, data: str, size: int | None
 ) -> tuple[torch.nn.Module, tuple[int, int, int], int, npt.NDArray[np.float32]]:
     from edgevision.data import load_data
-    from edgevision.data.base import some_images
     from edgevision.models import create
     from edgevision.recipe import InputSection
 
@@ -65,7 +71,7 @@ def _network_on(
         in_channels=image.channels,
         image_size=(image.height, image.width),
     )
-    images = some_images(splits.train, image, timing.CALIBRATION_IMAGES)
+    images = some_images(splits.train, image, CALIBRATION_IMAGES)
     return module, image.input_shape, len(splits.labels), images
 
 

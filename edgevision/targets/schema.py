@@ -37,7 +37,7 @@ class SchemeChoice(BaseModel):
 
 
 class Peak(BaseModel):
-    """What the hardware does at most, for estimates where it is not at hand."""
+    """Published peak of one module, for estimates where it is not at hand."""
 
     model_config = _STRICT
 
@@ -46,7 +46,7 @@ class Peak(BaseModel):
         description="multiplications with addition, dense, by precision: int8, fp16, fp32",
     )
     bytes_per_second: float = Field(gt=0, description="of the memory")
-    source: str = Field(description="where the figures were read")
+    source: str = Field(description="where the figures were read, and of which module")
 
 
 class TargetFacts(BaseModel):

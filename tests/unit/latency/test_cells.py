@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from edgevision.backends import get_backend
+from edgevision.export.graph import attribute
 from edgevision.latency import KeptCells, cells, place_of
 from edgevision.latency.cells import LayerShape, between_integers, cell_model, measure_map, shape_of
 from edgevision.latency.grid import Grid, axis_of
@@ -22,6 +23,7 @@ CONV = Layer("features.1", "Conv 16 3x3/2", "Conv", 16, 64, (3, 3), 2, 1, 0, 1, 
 DEPTHWISE = Layer(
     "features.2", "Conv 64 3x3/1 depthwise", "Conv", 64, 64, (3, 3), 1, 8, 0, NO_DIM, True
 )
+DILATED = CONV._replace(kind="Conv 64 3x3/1 dilation 4x4", places=64, stride=1, dilation=(4, 4))
 TOKENS = Layer("mixer.1", "MatMul 9 1/1", "MatMul", 9, 9, (), 1, 1, 0, 1, True)
 HEAD = Layer("head", "Gemm 1 1/1", "Gemm", 1, 1, (), 1, 1, 0, 1, True)
 
@@ -31,6 +33,7 @@ HEAD = Layer("head", "Gemm 1 1/1", "Gemm", 1, 1, (), 1, 1, 0, 1, True)
     [
         (CONV, (1, 4, 8, 8), (1, 6, 4, 4)),
         (DEPTHWISE, (1, 6, 8, 8), (1, 6, 8, 8)),
+        (DILATED, (1, 4, 8, 8), (1, 6, 8, 8)),
         (TOKENS, (1, 9, 4), (1, 9, 6)),
         (HEAD, (1, 4), (1, 6)),
     ],
@@ -64,11 +67,20 @@ def test_layers_without_cells() -> None:
     assert shape_of(CONV._replace(groups=2, kind="Conv 16 3x3/2 groups 2")) is None
     assert shape_of(CONV._replace(operator="ConvTranspose")) is None
     assert shape_of(CONV._replace(read=60)) is None, "not square"
+    assert shape_of(CONV._replace(padding="0-0-0-0")) is None, "a cell is padded as usual"
 
 
 def test_cells_are_named_by_all_that_decides_their_time() -> None:
     shape = LayerShape("Conv", (8, 8), (3, 3), 2, False)
     assert shape.cell(6, 4) == "Conv 8x8 3x3/2 4>6"
+    assert LayerShape("Conv", (8, 8), (3, 3), 1, False, (4, 4)).cell(6, 4) == (
+        "Conv 8x8 3x3/1 dilation 4x4 4>6"
+    )
+    shape = shape_of(DILATED)
+    assert shape is not None
+    (node,) = cell_model(shape, 6, 4).graph.node
+    assert attribute(node, "dilations") == [4, 4]
+    assert attribute(node, "pads") == [4, 4, 4, 4]
     assert shape_of(DEPTHWISE) == LayerShape("Conv", (8, 8), (3, 3), 1, True)
 
 

@@ -15,6 +15,7 @@ from edgevision.latency import KeptCells, KeptTimes, WidthTimes, place_of, struc
 from edgevision.latency.cells import LayerShape, cell_model
 
 KEY: dict[str, Any] = {"structure": "a", "threads": 1}
+AB = ("a", "b")
 
 
 def times_of(networks: int, seconds: float) -> WidthTimes:
@@ -35,13 +36,19 @@ def times_of(networks: int, seconds: float) -> WidthTimes:
 
 def test_a_set_is_found_again_by_who_asks_for_no_more(tmp_path: Path) -> None:
     kept, times = KeptTimes(tmp_path), times_of(12, 4.0)
-    assert kept.find(KEY, networks=12, seconds=4.0) is None
+    assert kept.find(KEY, groups=AB, networks=12, seconds=4.0) is None
     kept.keep(KEY, times)
-    assert kept.find(KEY, networks=12, seconds=4.0) == times
-    assert KeptTimes(tmp_path).find(KEY, networks=10, seconds=1.0) == times
-    assert kept.find(KEY, networks=13, seconds=4.0) is None
-    assert kept.find(KEY, networks=12, seconds=5.0) is None
-    assert kept.find({**KEY, "threads": 2}, networks=12, seconds=4.0) is None
+    assert kept.find(KEY, groups=AB, networks=12, seconds=4.0) == times
+    assert KeptTimes(tmp_path).find(KEY, groups=AB, networks=10, seconds=1.0) == times
+    assert kept.find(KEY, groups=AB, networks=13, seconds=4.0) is None
+    assert kept.find(KEY, groups=AB, networks=12, seconds=5.0) is None
+    assert kept.find(KEY, groups=("b", "a"), networks=12, seconds=4.0) is None, "other columns"
+    assert kept.find({**KEY, "threads": 2}, groups=AB, networks=12, seconds=4.0) is None
+
+
+def test_tests_keep_no_times_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    KeptTimes().keep(KEY, times_of(12, 4.0))
+    assert list(tmp_path_factory.getbasetemp().glob("cache*/latency/networks/*.json"))
 
 
 def test_a_damaged_entry_counts_as_none(tmp_path: Path) -> None:
@@ -49,7 +56,7 @@ def test_a_damaged_entry_counts_as_none(tmp_path: Path) -> None:
     kept.keep(KEY, times_of(12, 4.0))
     (path,) = tmp_path.rglob("*.json")
     path.write_bytes(path.read_bytes()[:40])
-    assert kept.find(KEY, networks=12, seconds=4.0) is None
+    assert kept.find(KEY, groups=AB, networks=12, seconds=4.0) is None
 
 
 def test_rows_that_do_not_fit_the_groups_are_refused() -> None:

@@ -13,13 +13,15 @@ import pytest
 import torch
 from exported_network import SHAPE, Exported
 from networks import KINDS, Net, lively
+from torch import nn
 
 from edgevision.errors import ModelError
-from edgevision.export import load_onnx, save_onnx
+from edgevision.export import export_onnx, load_onnx, save_onnx
 from edgevision.export.narrow import narrow_onnx
 from edgevision.latency import WidthShapes, narrows_in_place, sample_widths
 from edgevision.latency.shapes import NO_DIM, dimensions, layers_of
 from edgevision.pruning.cost import Width
+from edgevision.types import TensorSpec
 
 
 def shapes_of(exported: Exported) -> WidthShapes:
@@ -111,6 +113,32 @@ def test_a_weight_of_another_shape_is_told(exported: Exported) -> None:
     layer = name.removesuffix(".weight")
     with pytest.raises(ModelError, match="expected 999 on axis 0"):
         narrow_onnx(model, {layer: Width((9, 999), None)})
+
+
+def test_dilation_and_unusual_padding_are_kinds_of_their_own(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=4, dilation=4),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8),
+        nn.Conv2d(8, 8, 3),
+        nn.Conv2d(8, 8, 1),
+    )
+    path = tmp_path / "dilated.onnx"
+    spec = TensorSpec("image", ("batch", *SHAPE))
+    export_onnx(module.eval(), path, input_spec=spec, output_names=["logits"])
+    model = load_onnx(path)
+    sizes = sorted(dimensions(model))
+    numbers = {place: index for index, place in enumerate(sizes)}
+    layers = layers_of(model, numbers, np.ones(len(sizes), dtype=np.bool_))
+    assert [layer.kind for layer in layers] == [
+        "Conv 256 3x3/1",
+        "Conv 256 3x3/1 dilation 4x4",
+        "Conv 256 3x3/1 dilation 2x2 depthwise",
+        "Conv 196 3x3/1 padding 0-0-0-0",
+        "Conv 196 1x1/1",
+    ]
+    assert [layer.dilation for layer in layers[:3]] == [(1, 1), (4, 4), (2, 2)]
+    assert [layer.padding for layer in layers] == ["", "", "", "0-0-0-0", ""]
 
 
 def test_samples_begin_with_the_whole_network_and_stay_among_the_allowed() -> None:

@@ -11,7 +11,7 @@ import pytest
 from edgevision.cli.app import run_command
 from edgevision.errors import UnavailableError, UsageError
 from edgevision.latency import cells
-from edgevision.pipeline import timing
+from edgevision.pipeline import network_times, timing
 from edgevision.pipeline.profile import ProfileResult, profile
 
 NETWORK = """
@@ -60,7 +60,9 @@ class Text(HTMLParser):
         self.words += data
 
 
-def test_measured_once_and_kept(network: str, tmp_path: Path) -> None:
+def test_measured_once_and_kept(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
 
     def run(name: str, fresh: bool = False, precision: str | None = None) -> ProfileResult:
@@ -103,6 +105,11 @@ def test_measured_once_and_kept(network: str, tmp_path: Path) -> None:
     assert run("float", precision="fp32").times.precision == "fp32"
     assert "timing networks" in told, "another precision has times of its own"
 
+    told.clear()
+    monkeypatch.setattr(network_times.metadata, "version", lambda name: f"{name} of tomorrow")
+    run("later")
+    assert "timing networks" in told, "another version may find other groups"
+
 
 def test_a_target_that_is_not_at_hand_is_estimated_in_words(
     network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -112,7 +119,9 @@ def test_a_target_that_is_not_at_hand_is_estimated_in_words(
         ["profile", network, "--target", "jetson-orin-nano", "--size", "16", "--out", str(out)]
     )
     assert code == 0
-    assert "ESTIMATE, nothing was measured" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "ESTIMATE, nothing was measured" in told
+    assert "4 GB module" in told, "a target may be several modules"
     found = json.loads((out / "estimate.json").read_bytes())
     assert found["estimate"] is True
     assert found["milliseconds"] > 0
@@ -120,7 +129,8 @@ def test_a_target_that_is_not_at_hand_is_estimated_in_words(
     words = Text(out / "profile.html").words
     assert words.count("ESTIMATE") >= 5
     assert "Measured" not in words
-    assert "data sheet" in words, "the source of the peak"
+    assert "at the peak of: Jetson Orin Nano 4 GB module" in words
+    assert "at least" not in words + told, "no bound"
 
 
 def test_what_cannot_be_profiled_is_told(network: str, tmp_path: Path) -> None:
