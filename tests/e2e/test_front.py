@@ -20,7 +20,6 @@ from edgevision.recipe import Recipe, load_recipe
 from edgevision.runtime import load
 from tests.e2e.small import RECIPE, write_recipe
 
-INPUT = {"size": 96}  # smaller, widths hardly change the time
 PRUNE: dict[str, Any] = {"fine_tune": {"epochs": 1}}
 # Regions are chosen by measured times; without them two runs are the same.
 QUANTIZE = {"images": 32, "regions": False}
@@ -37,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe(data: Path) -> Recipe:
-    fields = {"data": str(data), "input": INPUT, "prune": PRUNE}
+    fields = {"data": str(data), "prune": PRUNE}
     fields |= {"quantize": QUANTIZE, "verify": VERIFY}
     return load_recipe(None, {**RECIPE, **fields})
 
@@ -105,9 +104,7 @@ def test_a_front_is_carried_on_where_it_stopped(tmp_path: Path, image_folder: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_killed_command_goes_on(tmp_path: Path, image_folder: Path) -> None:
-    path = write_recipe(
-        tmp_path, image_folder, input=INPUT, prune=PRUNE, quantize=QUANTIZE, verify=VERIFY
-    )
+    path = write_recipe(tmp_path, image_folder, prune=PRUNE, quantize=QUANTIZE, verify=VERIFY)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "edgevision", "compress", "--recipe", str(path)]
     command += ["--front", "2", "--out", str(out)]
