@@ -59,6 +59,21 @@ def computes_bf16(device: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
 
 
+def takes_channels_last(module: nn.Module, device: str) -> bool:
+    """Whether ``module`` may be trained with channels last.
+
+    On CPUs the backward pass of a strided 1x1 convolution over fewer than 16 channels writes
+    outside its buffers then (PyTorch 2.15): pruned residual networks have such shortcuts.
+    """
+    return device != "cpu" or not any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels < 16
+        for layer in module.modules()
+    )
+
+
 def has_grouped_convolutions(module: nn.Module) -> bool:
     """Whether ``module`` has any; CPUs train those, depthwise ones above all, slower in bf16."""
     return any(

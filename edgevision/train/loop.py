@@ -24,7 +24,7 @@ from edgevision.tasks.base import LossOptions, Task
 from edgevision.train.config import TrainConfig
 from edgevision.train.ema import Ema, weights_of
 from edgevision.train.evaluate import evaluate
-from edgevision.train.fabric import make_fabric
+from edgevision.train.fabric import make_fabric, takes_channels_last
 from edgevision.train.features import FeatureDistillation
 from edgevision.train.optimizers import make_optimizers
 from edgevision.train.results import Progress, TrainResult
@@ -148,7 +148,8 @@ class _Run:
         self.loss_options = LossOptions(config.label_smoothing, weights)
         self._prepare()
         self.trainable = [p for p in module.parameters() if p.requires_grad]
-        module.to(memory_format=torch.channels_last)
+        if takes_channels_last(module, fabric.device.type):
+            module.to(memory_format=torch.channels_last)
         bare = make_optimizers(module, self.heads, config)
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in bare]
         wrapped = fabric.setup(module, *bare)

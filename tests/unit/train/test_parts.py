@@ -10,6 +10,7 @@ from edgevision.models import FAMILIES, create
 from edgevision.tasks import get_task
 from edgevision.train import TrainConfig, default_config
 from edgevision.train.ema import Ema
+from edgevision.train.fabric import takes_channels_last
 from edgevision.train.muon import Muon, orthogonalized
 from edgevision.train.optimizers import make_optimizers
 from edgevision.train.schedule import rate
@@ -110,3 +111,10 @@ def test_average_of_a_constant_is_it_and_of_a_jump_lags() -> None:
 @pytest.mark.parametrize("name", [*FAMILIES.names(), "timm:resnet18"])
 def test_every_model_has_a_recipe(name: str) -> None:
     assert default_config(name).epochs >= 1
+
+
+def test_thin_strided_shortcuts_are_not_trained_with_channels_last() -> None:
+    thin, wide = nn.Conv2d(8, 16, 1, stride=2), nn.Conv2d(16, 16, 1, stride=2)
+    assert not takes_channels_last(nn.Sequential(nn.Conv2d(3, 8, 3), thin), "cpu")
+    assert takes_channels_last(nn.Sequential(thin), "cuda")
+    assert takes_channels_last(nn.Sequential(wide, nn.Conv2d(8, 16, 1)), "cpu")
