@@ -3,7 +3,8 @@
 The float graph and the all-INT8 graph are both timed kernel by kernel. Nodes that either of them
 runs as one kernel form a unit; a minimum cut then weighs each unit's two times and the conversions
 between. What a conversion really costs depends on layouts that only a whole graph settles, so
-several prices give several divisions, and whoever asks measures those whole.
+several prices give several divisions, those with a float beginning join them, and whoever asks
+measures those whole.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import onnx
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx
 from edgevision.quantization.placement import NOTHING, infer_shapes, node_name, place
-from edgevision.quantization.regions import Link, UnitCost, divide
+from edgevision.quantization.regions import Link, UnitCost, divide, float_beginnings
 from edgevision.quantization.rules.base import Refusal
 from edgevision.quantization.schemes import get_scheme
 from edgevision.quantization.timing import QDQ, Kernel, conversion_time, time_kernels
 
 PRICES = (1.0, 2.0, 4.0, 8.0)  # of a conversion, in units of a bare Q or DQ
+BEGINNINGS = 3  # how many of the divisions with a float beginning
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,15 @@ def divisions(
             costs[timed.unit[name]] = replace(costs[timed.unit[name]], integer=None)
     once, each = conversion_time(threads)
     sizes = _sizes(model, feeds)
-    plan = place(model, get_scheme(scheme))
-    quantizable = {
-        node_name(node)
-        for position, node in enumerate(graph.nodes)
-        if not isinstance(plan.outcomes[position], Refusal)
-    }
+    quantizable = _quantized(model, scheme)
+
+    def links(price: float) -> list[Link[str]]:
+        return timed.links({name: price * (once + each * n) for name, n in sizes.items()})
+
+    drafts = [divide(costs, links(price)) for price in prices]
+    drafts += float_beginnings(costs, links(min(prices)), BEGINNINGS)
     found: dict[frozenset[str], Division] = {}
-    for price in prices:
-        conversions = {name: price * (once + each * size) for name, size in sizes.items()}
-        chosen, total = divide(costs, timed.links(conversions))
+    for chosen, total in drafts:
         integer = frozenset(name for unit in chosen for name in timed.members[unit])
         kept = {
             name: keep_float.get(name) or timed.reason(timed.unit[name])
@@ -97,7 +98,8 @@ def divisions(
         }
         if integer & quantizable and kept.keys() - keep_float.keys():
             found.setdefault(frozenset(kept), Division(kept, integer, total / 1000))
-    return list(found.values())
+    # An activation alone is quantized only behind a layer that is.
+    return [each for each in found.values() if _quantized(model, scheme, each.keep_float)]
 
 
 class _Timed:
@@ -143,6 +145,8 @@ class _Timed:
         """Every float tensor between units, with the price of converting it."""
         links = []
         for name, price in conversions.items():
+            if name in self.graph.initializers:
+                continue  # converted once, while the model is loaded
             producer = self._of_tensor.get(name)
             readers = {self.unit[node_name(use.node)] for use in self.graph.uses.get(name, [])}
             consumers: list[str | None] = [*sorted(readers - {producer or ""})]
@@ -202,6 +206,15 @@ class _Timed:
     def _join(self, names: list[str]) -> None:
         for other in names[1:]:
             self.unit[self._root(other)] = self._root(names[0])
+
+
+def _quantized(
+    model: onnx.ModelProto, scheme: str, keep_float: Mapping[str, str] = NOTHING
+) -> set[str]:
+    """Names of the nodes that ``scheme`` quantizes."""
+    outcomes = place(model, get_scheme(scheme), keep_float).outcomes
+    nodes = enumerate(model.graph.node)
+    return {node_name(node) for i, node in nodes if not isinstance(outcomes[i], Refusal)}
 
 
 def _sizes(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:

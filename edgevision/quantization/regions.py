@@ -2,12 +2,15 @@
 
 Every unit of the graph takes one time in float and another on integers, and every tensor between a
 float unit and an integer one is converted once. The cheapest division is a minimum s-t cut
-(Greig, Porteous and Seheult 1989): the source's side runs on integers.
+(Greig, Porteous and Seheult 1989): the source's side runs on integers. It may have many borders,
+each of which costs more in a whole graph than its conversions alone (layouts change, fusions end),
+so divisions with a single border are listed as well: the first layers of a network of images have
+many pixels and few channels, and are often faster in float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,6 +42,39 @@ class Link(Generic[T]):
     consumers: tuple[T | None, ...]
     quantize: float
     dequantize: float
+
+
+def total_cost(
+    on_integers: Collection[T], costs: Mapping[T, UnitCost], links: Sequence[Link[T]]
+) -> float:
+    """What a division costs; every unit of ``on_integers`` has an integer form."""
+    total = 0.0
+    for unit, cost in costs.items():
+        quick = cost.integer if unit in on_integers else None
+        total += cost.floating if quick is None else quick
+    for link in links:
+        readers = [consumer in on_integers for consumer in link.consumers]
+        if link.producer in on_integers:
+            total += 0.0 if all(readers) else link.dequantize
+        elif any(readers):
+            total += link.quantize
+    return total
+
+
+def float_beginnings(
+    costs: Mapping[T, UnitCost], links: Sequence[Link[T]], count: int
+) -> list[tuple[frozenset[T], float]]:
+    """The ``count`` cheapest divisions into a float beginning and the rest on integers.
+
+    Returns:
+        Units on integers and cost of each, the cheapest first; ``costs`` is in the order of the
+        graph.
+    """
+    found = []
+    for begin in range(1, len(costs)):
+        rest = frozenset(u for u in list(costs)[begin:] if costs[u].integer is not None)
+        found.append((rest, total_cost(rest, costs, links)))
+    return sorted(found, key=lambda division: division[1])[:count]
 
 
 def divide(costs: Mapping[T, UnitCost], links: Sequence[Link[T]]) -> tuple[frozenset[T], float]:

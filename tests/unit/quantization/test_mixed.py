@@ -70,7 +70,7 @@ def test_units_times_and_inner_conversions(case):
     assert (costs[timed.unit["Conv_0"]].floating, costs[timed.unit["Conv_0"]].integer) == (100, 30)
     # Conv, the way back, HardSigmoid and Mul in float, and quantizing for the next layer.
     assert (costs[unit].floating, costs[unit].integer) == (100, 30 + 3 + 4 + 5 + 6)
-    links = {link.producer: link for link in timed.links(dict.fromkeys("xarchdkey", 2.0))}
+    links = {link.producer: link for link in timed.links(dict.fromkeys([*"xarchdkey", "w1"], 2.0))}
     assert links[None].consumers == (timed.unit["Conv_0"],)
     assert links[timed.unit["Conv_6"]].consumers == (None,)
     assert unit in links[timed.unit["Conv_0"]].consumers

@@ -5,7 +5,13 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from edgevision.quantization.regions import Link, UnitCost, divide
+from edgevision.quantization.regions import (
+    Link,
+    UnitCost,
+    divide,
+    float_beginnings,
+    total_cost,
+)
 
 
 def cost_of(on_integers, costs, links):
@@ -27,10 +33,8 @@ def cost_of(on_integers, costs, links):
     return total
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_no_division_is_cheaper(seed):
+def random_problem(seed, count=7):
     random = np.random.default_rng(seed)
-    count = 7
     costs = {
         unit: UnitCost(
             float(random.integers(0, 20)),
@@ -46,12 +50,31 @@ def test_no_division_is_cheaper(seed):
             consumers += (None,)
         there, back = random.integers(0, 9, 2)
         links.append(Link(producer, consumers, float(there), float(back)))
+    return costs, links
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_division_is_cheaper(seed):
+    costs, links = random_problem(seed)
     chosen, total = divide(costs, links)
     best = min(
-        cost_of({unit for unit in range(count) if bits[unit]}, costs, links)
-        for bits in product((False, True), repeat=count)
+        cost_of({unit for unit in costs if bits[unit]}, costs, links)
+        for bits in product((False, True), repeat=len(costs))
     )
-    assert cost_of(chosen, costs, links) == total == best
+    assert cost_of(chosen, costs, links) == total_cost(chosen, costs, links) == total == best
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_float_beginnings_are_the_cheapest_with_one_border(seed):
+    costs, links = random_problem(seed)
+    found = float_beginnings(costs, links, 3)
+    every = [
+        frozenset(u for u in range(begin, len(costs)) if costs[u].integer is not None)
+        for begin in range(1, len(costs))
+    ]
+    prices = [cost_of(each, costs, links) for each in every]
+    assert [total for _, total in found] == sorted(prices)[:3]
+    assert all(chosen in every and cost_of(chosen, costs, links) == t for chosen, t in found)
 
 
 def test_conversions_keep_a_lone_float_unit_on_integers():
