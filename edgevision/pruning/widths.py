@@ -42,28 +42,42 @@ def prunable(
 ) -> Prunable | None:
     """Order the units of ``group`` and find its allowed widths.
 
-    A width is allowed if every convolution and linear layer that the group narrows then keeps a
-    multiple of ``round_to`` of the group's channels, and if at most ``max_ratio`` of the
-    ``original`` units is gone.
+    A width is allowed if at most ``max_ratio`` of the ``original`` units is gone, and if every
+    convolution and linear layer that the group narrows loses a multiple of ``round_to`` channels,
+    or, where its width is no such multiple, keeps one of the group's channels.
 
     Returns:
         None if no width below the present one is allowed.
     """
     per_unit = np.array([float(scores[torch.as_tensor(unit)].mean()) for unit in group.units])
     order = np.argsort(per_unit, kind="stable")
-    step = 1
-    for slot in group.slots:
-        channels = int(group.layer_units(slot)[0])  # the same for every unit
-        if is_by_groups(slot.module):
-            channels = channels * slot.module.groups // slot.width
-        if channels and isinstance(slot.module, _WEIGHTED):
-            step = math.lcm(step, round_to // math.gcd(round_to, channels))
     units = len(group.units)
     least = max(math.ceil(original * (1.0 - max_ratio) - 1e-9), 1)
-    smaller = [kept for kept in range(step, units, step) if kept >= least]
+    counts = _counts(group)
+    smaller = [
+        kept
+        for kept in range(least, units)
+        if all(
+            (kept if width % round_to else units - kept) * channels % round_to == 0
+            for channels, width in counts
+        )
+    ]
     if not smaller:
         return None
     return Prunable(group, order, per_unit[order], (units, *reversed(smaller)), original)
+
+
+def _counts(group: Group) -> set[tuple[int, int]]:
+    """For each layer that must keep to multiples: channels that a unit takes, and its width."""
+    found = set()
+    for slot in group.slots:
+        channels = int(group.layer_units(slot)[0])  # the same for every unit
+        if is_by_groups(slot.module):
+            groups = slot.module.groups
+            found.add((channels * groups // slot.width, groups))
+        elif isinstance(slot.module, _WEIGHTED):
+            found.add((channels, slot.width))
+    return found
 
 
 def choose_widths(

@@ -233,3 +233,10 @@ def masked(module: nn.Module, example: torch.Tensor, removals: dict[str, list[in
                 rows = len(weight) // groups
                 weight[block * rows : (block + 1) * rows, local] = 0
     return twin
+
+
+def net(*blocks: tuple[str, int], channels: int = 3, seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    module = Net(channels, blocks)
+    lively(module)
+    return module
