@@ -5,12 +5,12 @@
 
 Each network is trained first, unless OUT/NAME holds its checkpoint already (put a longer trained
 one there, or name it with --checkpoint NAME=FOLDER). All tools see the same 512 training images.
-Ours is what `compress` does by default, and with the other calibrators and biases corrected; where
-the best of them misses the limit, quantization-aware training follows as it would there. ONNX
-Runtime's tool is tried with each of its calibrators, in its default form and in the one that
-TensorRT takes; the peers with environments of their own (see peers/) with their defaults.
-Everything runs on ONNX Runtime. Networks done are kept in the result, so an interrupted run carries
-on. EfficientNet-Lite0 wants two packages more (see networks.py). Writes results/int8_accuracy.json.
+Ours is what `compress` does by default, and with the other calibrators, biases corrected, and
+rounding learned; where the best of them misses the limit, quantization-aware training follows as it
+would there. ONNX Runtime's tool is tried with each of its calibrators, in its default form and in
+the one that TensorRT takes; the peers with environments of their own (see peers/) with their
+defaults. Everything runs on ONNX Runtime. Networks done are kept in the result, so an interrupted
+run carries on. EfficientNet-Lite0 wants two packages more (see networks.py). Writes results/int8_accuracy.json.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from edgevision.cli._progress import Phases
 from edgevision.data import DataSplits, load_data
 from edgevision.data.calibration import sample_calibration
 from edgevision.devices import environment
-from edgevision.export import export_onnx
+from edgevision.export import export_onnx, load_onnx, save_onnx
 from edgevision.files import write_json
 from edgevision.models import trust_factory
 from edgevision.models.checkpoint import load_checkpoint
 from edgevision.preprocessing import Preprocessing
-from edgevision.quantization import calibrate, emit
+from edgevision.quantization import calibrate, emit, get_scheme
+from edgevision.quantization.adaround import adaround
 from edgevision.quantization.bias_correction import correct_biases
 from edgevision.tasks import get_task
 from edgevision.train import default_config, override
@@ -57,8 +58,12 @@ IMAGES = 512
 BATCH = 64
 
 
-# The first is the default; "CALIBRATOR, analytic" corrects biases as well, as NNCF does by default.
-METHODS = ("percentile", "mse", "entropy", "minmax", "percentile, analytic", "mse, analytic")
+# The first is the default; "CALIBRATOR, analytic" corrects biases as well, as NNCF does by default,
+# "CALIBRATOR, adaround" learns the rounding of the weights.
+METHODS = (
+    *("percentile", "mse", "entropy", "minmax"),
+    *("percentile, analytic", "mse, analytic", "percentile, adaround"),
+)
 
 
 class Network(NamedTuple):
@@ -158,13 +163,16 @@ def ours(prepared: Prepared, folder: Path, methods: Sequence[str]) -> dict[str, 
         calibrator, _, correction = method.partition(", ")
         table = calibrate(prepared.fp32, [prepared.images], method=calibrator)
         for scheme in SCHEMES:
-            used = table
-            if correction:
-                used = correct_biases(
-                    prepared.fp32, table, scheme, prepared.images, method=correction
-                )
+            source, used = prepared.fp32, table
             path = folder / f"ours-{scheme}-{method.replace(', ', '-')}.onnx"
-            emit(prepared.fp32, used, scheme, path)
+            if correction == "adaround":
+                images = np.array_split(prepared.images, IMAGES // BATCH)
+                model, used = adaround(load_onnx(source), table, get_scheme(scheme), images)
+                source = path.with_suffix(".float.onnx")
+                save_onnx(model, source)
+            elif correction:
+                used = correct_biases(source, table, scheme, prepared.images, method=correction)
+            emit(source, used, scheme, path)
             found[scheme][method] = prepared.accuracy(path)
     return found
 
