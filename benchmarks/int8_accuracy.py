@@ -10,7 +10,8 @@ rounding learned; where the best of them misses the limit, quantization-aware tr
 would there. ONNX Runtime's tool is tried with each of its calibrators, in its default form and in
 the one that TensorRT takes; the peers with environments of their own (see peers/) with their
 defaults. Everything runs on ONNX Runtime. Networks done are kept in the result, so an interrupted
-run carries on. EfficientNet-Lite0 wants two packages more (see networks.py). Writes results/int8_accuracy.json.
+run carries on. EfficientNet-Lite0 wants two packages more (see networks.py). Writes
+results/int8_accuracy.json.
 """
 
 from __future__ import annotations
