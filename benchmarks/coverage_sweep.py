@@ -26,17 +26,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sweeping import Steps, in_a_process, reason_of
 
 HERE = Path(__file__).resolve().parent
 PROTOCOL = 2  # rows of another one are made anew
@@ -94,24 +91,13 @@ def sweep_one(name: str, folder: Path, statistics: bool) -> dict[str, Any]:
     """Every step for one architecture; "failed" names the first that did not work and why."""
     from peers.static import static_graph
 
-    from edgevision.errors import EdgeVisionError
     from edgevision.export import export_onnx
     from edgevision.quantization import calibrate
     from edgevision.types import TensorSpec
 
-    result: dict[str, Any] = {"seconds": {}}
+    result: dict[str, Any] = {}
+    step = Steps(result)
     source = folder / "fp32.onnx"
-
-    def step(what: str, call: Callable[[], Any]) -> Any:
-        start = time.monotonic()
-        try:
-            return call()
-        except Exception as error:  # noqa: BLE001 - any failure is a result
-            text = error.message if isinstance(error, EdgeVisionError) else repr(error)
-            result.setdefault("failed", {})[what] = " ".join(text.split())[:600]
-            return None
-        finally:
-            result["seconds"][what] = round(time.monotonic() - start, 1)
 
     module = step("create", lambda: network(name, statistics))
     if module is None:
@@ -155,8 +141,7 @@ def sweep_one(name: str, folder: Path, statistics: bool) -> dict[str, Any]:
         peer = {"tensorrt_rtx": built(path), "works": True}
         peer["sqnr_db"] = sqnr(want, run(path, held_out))
     except Exception as error:  # noqa: BLE001 - any failure is a result
-        text = error.message if isinstance(error, EdgeVisionError) else repr(error)
-        peer |= {"failed": " ".join(text.split())[:600], "works": False}
+        peer |= {"failed": reason_of(error), "works": False}
     result["quantize_static"] = peer
     return result
 
@@ -244,24 +229,6 @@ def sqnr(want: Float32, have: Float32) -> float:
     return round(10 * float(np.log10(signal / max(noise, 1e-30))), 2)
 
 
-def in_a_process(name: str, limit_s: float, statistics: bool) -> dict[str, Any]:
-    """``sweep_one`` under a time limit; a crash is a result too."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__)), "--one", name, "--folder", folder]
-        command += ["--statistics"] if statistics else []
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            return {"works": False, "failed": {"time": f"longer than {limit_s:.0f} s"}}
-        written = Path(folder) / "result.json"
-        if done.returncode != 0 or not written.exists():
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            reason = f"exit code {done.returncode}: {last[:300]}"
-            return {"works": False, "failed": {"process": reason}}
-        found: dict[str, Any] = json.loads(written.read_text())
-        return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*")
@@ -293,7 +260,9 @@ def main() -> int:
         results = {name: row for name, row in stored.items() if row.get("protocol") == PROTOCOL}
     for name in names:
         if name not in results:
-            row = in_a_process(name, arguments.limit_s, arguments.statistics)
+            flags = ["--statistics"] if arguments.statistics else []
+            found = in_a_process(__file__, name, arguments.limit_s, *flags)
+            row = {"works": False, **found}
             results[name] = {"protocol": PROTOCOL, **row}
         found = results[name]
         told = (

@@ -49,6 +49,7 @@ from edgevision.latency import (
     sample_widths,
 )
 from edgevision.models.checkpoint import load_checkpoint
+from edgevision.pipeline.timing import StoredWidths
 from edgevision.pruning import PruneConfig, prune
 from edgevision.pruning.allowed import allowed_widths
 from edgevision.pruning.timed import TimeGoal
@@ -153,18 +154,6 @@ class Case:
         return self.task.loss(outputs, targets, LossOptions())
 
 
-class Chosen(dict[str, dict[str, int]]):
-    """Widths that the search chose, kept for a run that carries on."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(json.loads(path.read_text()) if path.exists() else {})
-        self.path = path
-
-    def __setitem__(self, step: str, widths: dict[str, int]) -> None:
-        super().__setitem__(step, widths)
-        write_json(self.path, dict(self))
-
-
 def search(case: Case, speedup: float, seed: int, folder: Path) -> nn.Module:
     """Ours."""
     model = case.latency
@@ -183,7 +172,7 @@ def search(case: Case, speedup: float, seed: int, folder: Path) -> nn.Module:
         model.shapes.groups,
         model.milliseconds,
         measure,
-        Chosen(folder / "widths.json"),
+        StoredWidths(folder / "widths.json"),
     )
     return prune(
         case.module,

@@ -22,16 +22,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from coverage_sweep import HERE, IMAGES, SCHEMES, network, run, smooth_images, sqnr
+from sweeping import Steps, in_a_process
 
 PROTOCOL = 1  # rows of another one are made anew
 RATIO = 0.5
@@ -43,23 +40,12 @@ def sweep_one(name: str, folder: Path) -> dict[str, Any]:
     """Every step for one architecture; "failed" names those that did not work and why."""
     import torch
 
-    from edgevision.errors import EdgeVisionError
     from edgevision.export import export_onnx
     from edgevision.quantization import calibrate
     from edgevision.types import TensorSpec
 
-    result: dict[str, Any] = {"seconds": {}}
-
-    def step(what: str, call: Callable[[], Any]) -> Any:
-        start = time.monotonic()
-        try:
-            return call()
-        except Exception as error:  # noqa: BLE001 - any failure is a result
-            text = error.message if isinstance(error, EdgeVisionError) else repr(error)
-            result.setdefault("failed", {})[what] = " ".join(text.split())[:600]
-            return None
-        finally:
-            result["seconds"][what] = round(time.monotonic() - start, 1)
+    result: dict[str, Any] = {}
+    step = Steps(result)
 
     module = step("create", lambda: network(name, statistics=False))
     if module is None:
@@ -187,22 +173,6 @@ def outcome(row: dict[str, Any]) -> str:
     return "pruned" if row["macs_after"] < row["macs_before"] else "whole"
 
 
-def in_a_process(name: str, limit_s: float) -> dict[str, Any]:
-    """``sweep_one`` under a time limit; a crash is a result too."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__)), "--one", name, "--folder", folder]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            return {"failed": {"time": f"longer than {limit_s:.0f} s"}}
-        written = Path(folder) / "result.json"
-        if done.returncode != 0 or not written.exists():
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return {"failed": {"process": f"exit code {done.returncode}: {last[:300]}"}}
-        found: dict[str, Any] = json.loads(written.read_text())
-        return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*")
@@ -226,7 +196,7 @@ def main() -> int:
         results = {name: row for name, row in stored.items() if row.get("protocol") == PROTOCOL}
     for name in names:
         if name not in results:
-            row = in_a_process(name, arguments.limit_s)
+            row = in_a_process(__file__, name, arguments.limit_s)
             results[name] = {"protocol": PROTOCOL, "outcome": outcome(row), **row}
         row = results[name]
         told = "; ".join(f"{k}: {v}" for k, v in row.get("failed", {}).items())

@@ -124,13 +124,17 @@ class TracedNetwork(nn.Module):
             if place < len(self._nodes) - 1:
                 self._done[place].append(name)
         layers = dict(self.named_modules())
-        self._nodes = [node._replace(layer=self._norm_of(node, layers)) for node in self._nodes]
+        paths = {node.name: node.args for node in self._nodes if node.kind == "tensor"}
+        self._nodes = [
+            node._replace(layer=self._norm_of(node, layers, paths)) for node in self._nodes
+        ]
 
-    def _norm_of(self, node: _Node, layers: dict[str, nn.Module]) -> str | None:
+    def _norm_of(
+        self, node: _Node, layers: dict[str, nn.Module], paths: dict[str, Any]
+    ) -> str | None:
         """The batch norm whose parameters and statistics the node reads."""
         if node.kind != _NORM:
             return None
-        paths = {n.name: n.args for n in self._nodes if n.kind == "tensor"}
         read = [paths.get(arg.name) for arg in node.args[1:5] if isinstance(arg, Value)]
         path = str(read[0]).rpartition(".")[0] if read else ""
         own = [f"{path}.{name}" for name in ("weight", "bias", "running_mean", "running_var")]

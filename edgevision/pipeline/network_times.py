@@ -15,8 +15,7 @@ import numpy as np
 from edgevision.backends import get_backend
 from edgevision.devices import environment
 from edgevision.errors import ModelError
-from edgevision.pipeline.stages.export import INPUT_NAME
-from edgevision.types import TensorSpec
+from edgevision.pipeline.stages.export import INPUT_NAME, export_module
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -65,12 +64,10 @@ class Network:
 
     def export(self, path: Path) -> None:
         """Write the float graph."""
-        from edgevision.export import export_onnx
-
-        export_onnx(
+        export_module(
             self.module,
             path,
-            input_spec=TensorSpec(INPUT_NAME, ("batch", *self.input_shape)),
+            input_shape=self.input_shape,
             output_names=self.output_names,
             opset=self.target.opset,
         )
@@ -158,7 +155,7 @@ def network_times(
         ModelError: the network cannot be exported, narrowed, quantized or run.
     """
     from edgevision.export import load_onnx
-    from edgevision.latency import KeptTimes, place_of, structure_digest
+    from edgevision.latency import KeptTimes, place_of, sample_widths, structure_digest
     from edgevision.quantization import calibrate
 
     progress("exporting", 0, 1, "")
@@ -186,7 +183,10 @@ def network_times(
         None if fresh else kept.find(key, groups=shapes.groups, networks=networks, seconds=seconds)
     )
     if times is None:
-        times = _measured(network, shapes, allowed, images, work, networks, seconds, seed, progress)
+        rows = sample_widths(list(allowed.values()), networks, seed)
+        times = _measured(
+            network, shapes, allowed, rows, images, work, prepare, seconds, seed, progress
+        )
         kept.keep(key, times)
     else:
         progress(f"times of {len(times.kept)} networks: kept from {times.measured}", 1, 1, "")
@@ -197,16 +197,16 @@ def _measured(
     network: Network,
     shapes: WidthShapes,
     allowed: dict[str, tuple[int, ...]],
+    rows: npt.NDArray[np.int64],
     images: npt.NDArray[np.float32],
     work: Path,
-    networks: int,
+    prepare: Prepare | None,
     seconds: float,
     seed: int,
     progress: Progress,
 ) -> WidthTimes:
-    from edgevision.latency import WidthTimes, measure_widths, now, place_of, sample_widths
+    from edgevision.latency import WidthTimes, measure_widths, now, place_of
 
-    rows = sample_widths(list(allowed.values()), networks, seed)
     backend = get_backend(network.target.backend)
     place, load = place_of(backend, network.threads), environment()["load"]
     times = measure_widths(
@@ -215,7 +215,7 @@ def _measured(
         backend,
         {INPUT_NAME: images[:1]},
         work,
-        prepare=network.emitter(work),
+        prepare=prepare,
         threads=network.threads,
         seconds=seconds,
         seed=seed,

@@ -113,6 +113,9 @@ def profile(
         UnavailableError: the target can be neither timed nor estimated here.
         ModelError, DataError: model or data cannot be used.
     """
+    from edgevision.latency.curves import group_curves
+    from edgevision.latency.estimate import LatencyEstimate
+
     if is_onnx(model):
         raise UsageError(
             f"{model} is an ONNX graph: the groups that pruning narrows are found in the network "
@@ -139,28 +142,60 @@ def profile(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        run = _measure if measured else _estimate
-        result = run(network, images, wanted, folder, work, seconds, maps, fresh, progress)
+        if measured:
+            found = _measure(
+                network, images, work, seconds=seconds, maps=maps, fresh=fresh, progress=progress
+            )
+            (work / TIMES).replace(folder / TIMES)
+        else:
+            found = _estimate(network, wanted, work, maps=maps, progress=progress)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    result = ProfileResult(
+        folder=folder,
+        page=folder / PAGE,
+        target=chosen.reference,
+        precision=wanted,
+        model=found.model,
+        times=found.times,
+        errors=found.errors,
+        curves=group_curves(found.model, found.allowed),
+        maps=found.maps,
+        source=found.source,
+    )
+    if isinstance(found.model, LatencyEstimate):
+        values = _estimate_values(found.model, chosen, wanted, result.curves)
+        write_json(folder / ESTIMATE, values)
+    shown = {"maps": [one.to_dict() for one in found.maps]}
+    write_json(folder / MAP_FILE, {"estimate": True, **shown} if result.is_estimate else shown)
     _write_page(model, result, chosen)
     return result
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What measuring and estimating both give; attributes as of :class:`ProfileResult`."""
+
+    model: TimeModel
+    allowed: Mapping[str, tuple[int, ...]]
+    maps: tuple[HeatMap, ...]
+    times: WidthTimes | None = None
+    errors: tuple[float, float] | None = None
+    source: str | None = None
 
 
 def _measure(
     network: Network,
     images: npt.NDArray[np.float32],
-    precision: str,
-    folder: Path,
     work: Path,
+    *,
     seconds: float | None,
     maps: int,
     fresh: bool,
     progress: Progress,
-) -> ProfileResult:
+) -> _Found:
     from edgevision.latency import KeptCells, place_of
     from edgevision.latency.cells import measure_map, shape_of
-    from edgevision.latency.curves import group_curves
     from edgevision.latency.grid import grids_of
 
     model, times = network_times(
@@ -172,9 +207,8 @@ def _measure(
         fresh=fresh,
         progress=progress,
     )
-    (work / TIMES).replace(folder / TIMES)
     backend = get_backend(network.target.backend)
-    kept = KeptCells(place_of(backend, network.threads), network.scheme or precision)
+    kept = KeptCells(place_of(backend, network.threads), network.scheme or network.precision)
     grids = grids_of(
         model.shapes, model.by_layer(), lambda layer: shape_of(layer) is not None, maps
     )
@@ -198,33 +232,13 @@ def _measure(
             )
         )
     shown = tuple(one for one in found if one is not None)
-    write_json(folder / MAP_FILE, {"maps": [one.to_dict() for one in shown]})
     allowed = dict(zip(times.groups, times.allowed, strict=True))
-    return ProfileResult(
-        folder=folder,
-        page=folder / PAGE,
-        target=network.target.reference,
-        precision=precision,
-        model=model,
-        times=times,
-        errors=(model.error, model.worst),
-        curves=group_curves(model, allowed),
-        maps=shown,
-    )
+    return _Found(model, allowed, shown, times, (model.error, model.worst))
 
 
 def _estimate(
-    network: Network,
-    images: npt.NDArray[np.float32],
-    precision: str,
-    folder: Path,
-    work: Path,
-    seconds: float | None,
-    maps: int,
-    fresh: bool,
-    progress: Progress,
-) -> ProfileResult:
-    from edgevision.latency.curves import group_curves
+    network: Network, precision: str, work: Path, *, maps: int, progress: Progress
+) -> _Found:
     from edgevision.latency.estimate import estimate_latency, require_peak
     from edgevision.latency.grid import grids_of
 
@@ -235,22 +249,7 @@ def _estimate(
     shapes, allowed = network.shapes(work / FLOAT)
     model = estimate_latency(shapes, network.target, precision)
     grids = grids_of(shapes, model.by_layer(), lambda layer: True, maps)
-    curves = group_curves(model, allowed)
-    shown = tuple(model.heat_map(grid) for grid in grids)
-    write_json(folder / ESTIMATE, _estimate_values(model, network.target, precision, curves))
-    write_json(folder / MAP_FILE, {"estimate": True, "maps": [one.to_dict() for one in shown]})
-    return ProfileResult(
-        folder=folder,
-        page=folder / PAGE,
-        target=network.target.reference,
-        precision=precision,
-        model=model,
-        times=None,
-        errors=None,
-        curves=curves,
-        maps=shown,
-        source=peak.source,
-    )
+    return _Found(model, allowed, tuple(model.heat_map(grid) for grid in grids), source=peak.source)
 
 
 def _estimate_values(

@@ -22,7 +22,7 @@ from edgevision.recipe import VerifySection
 if TYPE_CHECKING:
     import torch
 
-    from edgevision.latency import LatencyModel, WidthShapes
+    from edgevision.latency import LatencyModel, WidthShapes, WidthTimes
     from edgevision.latency.measure import Prepare
     from edgevision.pruning.timed import TimeGoal
 
@@ -92,12 +92,12 @@ def time_goal(job: Job, module: torch.nn.Module, work: Path) -> TimeGoal:
         model.shapes.groups,
         lambda rows: scale * model.milliseconds(rows),
         measure,
-        _Chosen(work / CHOSEN),
+        StoredWidths(work / CHOSEN),
     )
 
 
-class _Chosen(dict[str, dict[str, int]]):
-    """Widths by step, on disk as soon as they are chosen."""
+class StoredWidths(dict[str, dict[str, int]]):
+    """Widths by step in the JSON file ``path``, written as soon as they are chosen."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(json.loads(path.read_bytes()) if path.exists() else {})
@@ -110,14 +110,18 @@ class _Chosen(dict[str, dict[str, int]]):
 
 def latency_model(job: Job, module: torch.nn.Module) -> LatencyModel:
     """Fitted to what the profile stage measured."""
-    from edgevision.latency import fit_latency
-
-    done = job.done("profile")
-    stored = done.json(TIMES)
-    shapes, _ = _network(job, module).shapes(done.path(FLOAT))
-    if list(shapes.groups) != stored["groups"]:
+    times = measured_times(job)
+    shapes, _ = _network(job, module).shapes(job.done("profile").path(FLOAT))
+    if shapes.groups != times.groups:
         raise ModelError("The network's groups are not those whose times were measured.")
-    return fit_latency(shapes, np.array(stored["kept"]), np.array(stored["milliseconds"]))
+    return times.fit(shapes)
+
+
+def measured_times(job: Job) -> WidthTimes:
+    """What the profile stage measured."""
+    from edgevision.latency import WidthTimes
+
+    return WidthTimes.model_validate(job.done("profile").json(TIMES))
 
 
 def _network(job: Job, module: torch.nn.Module) -> Network:

@@ -83,7 +83,7 @@ def some_batches(
     empty = True
     for images, targets in islice(batches(), number):
         empty = False
-        yield images.to(device), to_device(targets, device)
+        yield images.to(device), _to_device(targets, device)
     if empty:
         raise ModelError("No batch to score by: the training data is empty.")
 
@@ -107,11 +107,11 @@ def _part(targets: Any, part: slice) -> Any:
     return targets[part]
 
 
-def to_device(targets: Any, device: torch.device) -> Any:
+def _to_device(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, torch.Tensor):
         return targets.to(device)
     if isinstance(targets, dict):
-        return {key: to_device(value, device) for key, value in targets.items()}
+        return {key: _to_device(value, device) for key, value in targets.items()}
     if isinstance(targets, (list, tuple)):
-        return type(targets)(to_device(value, device) for value in targets)
+        return type(targets)(_to_device(value, device) for value in targets)
     return targets

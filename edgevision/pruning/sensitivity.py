@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from edgevision.errors import ModelError, UsageError
-from edgevision.pruning.gradients import Batches, Loss, to_device
+from edgevision.pruning.gradients import Batches, Loss, some_batches
 from edgevision.pruning.importance.base import channel_axis
 from edgevision.pruning.narrow import parameter_axis
 from edgevision.pruning.search import Options
@@ -49,14 +48,11 @@ def measured_losses(
     if batches is None or loss is None:
         raise UsageError("The search for widths needs training data: give batches and loss.")
     work = _adapting(module)
-    device = next(work.parameters()).device
-    data = []
-    for images, targets in islice(batches(), number):
-        data.append((images.to(device), to_device(targets, device)))
+    data: list[tuple[torch.Tensor, Any]] = []
+    for batch in some_batches(work, batches, number):
+        data.append(batch)
         if sum(len(seen) for seen, _ in data) >= _IMAGES:
             break
-    if not data:
-        raise ModelError("No batch to measure losses on: the training data is empty.")
     base = _loss(work, data, loss)
     if not np.isfinite(base):
         raise ModelError(f"The loss of the network is {base}, expected a number.")

@@ -17,10 +17,13 @@ _BATCH = 100
 def recalibrate_batch_norm(
     module: nn.Module, data: DataSplits, preprocessing: Preprocessing, task: Task, *, images: int
 ) -> bool:
-    """Put the statistics of at least ``images`` training images in place of those of before.
+    """Put the statistics of training images in place of those of before.
 
     Images are as they are, without augmentation, every batch counts alike, and only batch norm is
     in training mode. The same arguments give the same statistics.
+
+    Args:
+        images: this many, rounded up to whole batches, or all where there are fewer.
 
     Returns:
         Whether the network has a batch norm that keeps statistics; without, nothing is run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,19 +73,22 @@ def export_checkpoint(job: Job, checkpoint: Path, path: Path) -> dict[str, Any]:
     from edgevision.models.checkpoint import load_checkpoint
 
     module, _ = load_checkpoint(checkpoint)
-    export_module(job, module, path)
+    shape, names = job.preprocessing.input_shape, job.task.output_names
+    export_module(module, path, input_shape=shape, output_names=names, opset=job.target.opset)
     images = some_images(job.data.validation, job.preprocessing, CHECK_IMAGES)
     return asdict(check_against_torch(path, module, images))
 
 
-def export_module(job: Job, module: torch.nn.Module, path: Path) -> None:
-    """Export ``module`` with the job's input, outputs and opset."""
+def export_module(
+    module: torch.nn.Module,
+    path: Path,
+    *,
+    input_shape: tuple[int, int, int],
+    output_names: Sequence[str],
+    opset: int,
+) -> None:
+    """Write ``module`` as ONNX with this project's input name; ``input_shape`` is (C, H, W)."""
     from edgevision.export import export_onnx
 
-    export_onnx(
-        module,
-        path,
-        input_spec=TensorSpec(INPUT_NAME, ("batch", *job.preprocessing.input_shape)),
-        output_names=job.task.output_names,
-        opset=job.target.opset,
-    )
+    spec = TensorSpec(INPUT_NAME, ("batch", *input_shape))
+    export_onnx(module, path, input_spec=spec, output_names=output_names, opset=opset)

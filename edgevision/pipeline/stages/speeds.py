@@ -10,9 +10,8 @@ import numpy as np
 from edgevision.errors import ModelError, UsageError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
-from edgevision.pipeline.network_times import TIMES
 from edgevision.pipeline.store import Stage
-from edgevision.pipeline.timing import CLOSE, time_goal
+from edgevision.pipeline.timing import CLOSE, measured_times, time_goal
 
 SPEEDS = "speeds.json"
 FARTHEST = 4.0  # times INT8's speed, where nobody says otherwise
@@ -46,7 +45,7 @@ class Speeds(Stage[Job]):
         job.progress("speeds of the front", 0, 1, "")
         module, _ = load_checkpoint(job.done("baseline").path("checkpoint"))
         goal = time_goal(job, module, work)
-        allowed = job.done("profile").json(TIMES)["allowed"]
+        allowed = measured_times(job).allowed
         ends = np.array([[widths[end] for widths in allowed] for end in (0, -1)], dtype=np.int64)
         whole, narrowest = goal.milliseconds(ends).tolist()
         fp32 = goal.limit_ms * job.prune.target[1]
