@@ -20,7 +20,7 @@ from edgevision.pipeline.assemble import lineage
 from edgevision.pipeline.candidates import BASELINE, emission, graphs
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.layers import graph_layers, graph_nodes
-from edgevision.pipeline.stages.prune import PHASES, ROUNDS
+from edgevision.pipeline.stages.prune import ROUNDS
 from edgevision.pipeline.stages.recover import emission_of
 
 
@@ -153,11 +153,7 @@ def _pruning(job: Job) -> PruningSection | None:
     ]
     facts = {k: v for k, v in table.items() if k not in ("layers", "whole")}
     for number, figures in enumerate(job.done("prune").json(ROUNDS), 1):
-        told = (
-            f"{what} {figures[what][job.task.metric_name]:.2f} %"
-            for what in PHASES
-            if what in figures
-        )
+        told = (f"{what} {value[job.task.metric_name]:.2f} %" for what, value in figures)
         facts[f"round {number}"] = ", ".join(told)
     return PruningSection(facts=facts, rows=tuple(rows))
 

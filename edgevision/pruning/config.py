@@ -51,6 +51,13 @@ class PruneConfig(BaseModel):
         5e-4, gt=0.0, le=1.0, description="Shrinkage of weights during sparse learning."
     )
     steps: int = Field(1, ge=1, le=100, description="Prune in this many rounds.")
+    most_cycles: int = Field(
+        2,
+        ge=1,
+        le=20,
+        description="Trainings after the last round, at most; another one follows while the "
+        "accuracy misses the budget.",
+    )
     max_ratio: float = Field(
         0.9, gt=0.0, le=1.0, description="Most that any one group may lose of its channels."
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +16,24 @@ from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
-from edgevision.pipeline.timing import time_goal
+from edgevision.pipeline.timing import quantizes, time_goal
+from edgevision.pipeline.verdict import keeps_budget
 from edgevision.tasks.base import LossOptions
 
 if TYPE_CHECKING:
     import torch
 
 ROUNDS = "rounds.json"
-PHASES = NARROWED, RECALIBRATED, TUNED = "narrowed", "recalibrated", "fine-tuned"
+NARROWED, RECALIBRATED, TUNED = "narrowed", "recalibrated", "fine-tuned"
 _STATISTICS_IMAGES = 2000
+_INT8_SHARE = 0.5  # of the accuracy budget, left for quantization
 
 
 class Prune(Stage[Job]):
     """Outputs ``checkpoint/``, ``table.json`` (per layer, before and after), ``metrics.json``.
 
     Beside them ``rounds.json``: the validation figures of each round as it was narrowed, after
-    batch norm was recalibrated (where there is one), and fine-tuned.
+    batch norm was recalibrated (where there is one), and fine-tuned, as often as that was done.
 
     Interrupted, it prunes the finished steps again (the same weights give the same choice; one
     that rests on measured times is in ``widths.json``) and takes their fine-tuned weights from the
@@ -36,7 +41,7 @@ class Prune(Stage[Job]):
     """
 
     name = "prune"
-    version = 2
+    version = 3
     resumes = True
 
     def depends(self, job: Job) -> dict[str, Any]:
@@ -49,6 +54,7 @@ class Prune(Stage[Job]):
             "fine_tune": job.fine_tune.model_dump(mode="json"),
             "round_to": job.target.round_to,
             "profile": job.key("profile"),
+            "allowed": _allowed(job),
             **({"offer": True} if job.is_offer else {}),  # pruned as far as the widths go
         }
 
@@ -56,12 +62,9 @@ class Prune(Stage[Job]):
         from edgevision.models.checkpoint import load_checkpoint, save_checkpoint
         from edgevision.models.traced import TracedNetwork
         from edgevision.pruning import prune, structure_of
-        from edgevision.train import evaluate, fit, recalibrate_batch_norm
-        from edgevision.train.results import as_phase
+        from edgevision.train import evaluate, recalibrate_batch_norm
 
         assert job.prune is not None
-        assert job.fine_tune is not None
-        tune = job.fine_tune
         source = job.done("baseline").path("checkpoint")
         teacher, card = load_checkpoint(source)
         dense = job.done("sparse").path("checkpoint") if "sparse" in job.results else source
@@ -72,7 +75,7 @@ class Prune(Stage[Job]):
                 f"{module.instead_of}",
                 hint="Run the command where its class is at hand.",
             )
-        rounds = _Rounds(work / ROUNDS)
+        rounds, most_cycles = _Rounds(work / ROUNDS), job.prune.most_cycles
 
         def figures(pruned: torch.nn.Module) -> dict[str, float]:
             return evaluate(pruned, job.data.validation, job.preprocessing, job.task)
@@ -83,17 +86,10 @@ class Prune(Stage[Job]):
                 pruned, job.data, job.preprocessing, job.task, images=_STATISTICS_IMAGES
             ):
                 rounds.tell(step, RECALIBRATED, lambda: figures(pruned))
-            done = fit(
-                pruned,
-                job.data,
-                job.preprocessing,
-                job.task,
-                tune,
-                folder=work / f"step-{step}",
-                teacher=teacher,
-                progress=as_phase(job.progress, f"fine-tuning {step}/{steps}"),
-            )
-            rounds.tell(step, TUNED, lambda: done.metrics)
+            cycles = most_cycles if step == steps else 1
+            told = f"fine-tuning {step}/{steps}"
+            for what, result in _trained(job, pruned, teacher, work / f"step-{step}", told, cycles):
+                rounds.tell(step, what, partial(dict, result))
 
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return job.task.loss(outputs, targets, LossOptions())
@@ -115,7 +111,7 @@ class Prune(Stage[Job]):
             progress=lambda phase, done, total: job.progress(phase, done, total, ""),
         )
         job.progress("pruning", 1, 1, "")
-        metrics = rounds[-1][TUNED]
+        metrics = rounds[-1][-1][1]
         # Told against the unpruned network: the checkpoint may have come in pruned already.
         structure = structure_of(result.module, _unpruned(job, card.reference))
         card = card.model_copy(update={"structure": structure, "metrics": metrics})
@@ -131,6 +127,54 @@ class Prune(Stage[Job]):
             shutil.rmtree(folder)
 
 
+def _trained(
+    job: Job,
+    pruned: torch.nn.Module,
+    teacher: torch.nn.Module,
+    folder: Path,
+    phase: str,
+    cycles: int,
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Train ``pruned`` in place up to ``cycles`` times, until the accuracy keeps the budget.
+
+    A later training that gains nothing is undone and ends it.
+
+    Yields:
+        What was done and the figures after it.
+    """
+    from edgevision.train import fit, override
+    from edgevision.train.results import as_phase
+
+    assert job.fine_tune is not None
+    metric = job.task.metric_name
+    baseline = float(job.done("baseline").json("metrics.json")[metric])
+    best = -math.inf
+    for cycle in range(1, cycles + 1):
+        before = copy.deepcopy(pruned.state_dict()) if cycle > 1 else {}
+        done = fit(
+            pruned,
+            job.data,
+            job.preprocessing,
+            job.task,
+            override(job.fine_tune, seed=job.fine_tune.seed + cycle - 1),
+            folder=folder if cycle == 1 else folder.with_name(f"{folder.name}-{cycle}"),
+            teacher=teacher,
+            progress=as_phase(job.progress, phase if cycle == 1 else f"{phase}, again"),
+        )
+        if done.metrics[metric] <= best:
+            pruned.load_state_dict(before)
+            return
+        best = done.metrics[metric]
+        yield TUNED if cycle == 1 else f"{TUNED} {cycle} times", done.metrics
+        if keeps_budget(baseline, best, _allowed(job)):
+            return
+
+
+def _allowed(job: Job) -> float:
+    """Points that pruning may lose."""
+    return job.recipe.verify.max_accuracy_drop * (_INT8_SHARE if quantizes(job) else 1.0)
+
+
 def _traced(
     module: torch.nn.Module, shape: tuple[int, ...]
 ) -> tuple[dict[str, Any] | None, str | None]:
@@ -143,8 +187,8 @@ def _traced(
         return None, error.message[:500]
 
 
-class _Rounds(list[dict[str, dict[str, float]]]):
-    """Figures of each round by what was done last, on disk as soon as they are known."""
+class _Rounds(list[list[tuple[str, dict[str, float]]]]):
+    """Of each round what was done and the figures after it, on disk as soon as they are known."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(json.loads(path.read_bytes()) if path.exists() else [])
@@ -152,9 +196,9 @@ class _Rounds(list[dict[str, dict[str, float]]]):
 
     def tell(self, step: int, what: str, figures: Callable[[], dict[str, float]]) -> None:
         """Note ``figures`` of round ``step`` (from 1), unless an interrupted run did."""
-        self.extend({} for _ in range(step - len(self)))
-        if what not in self[step - 1]:
-            self[step - 1][what] = figures()
+        self.extend([] for _ in range(step - len(self)))
+        if what not in [done for done, _ in self[step - 1]]:
+            self[step - 1].append((what, figures()))
             write_json(self._path, list(self))
 
 

@@ -11,16 +11,18 @@ from edgevision.models.checkpoint import load_checkpoint
 from edgevision.pipeline.compress import stages_of
 from edgevision.pipeline.job import Job, prepare
 from edgevision.pipeline.stages.baseline import Baseline
-from edgevision.pipeline.stages.prune import PHASES, ROUNDS, TUNED, Prune
+from edgevision.pipeline.stages.prune import NARROWED, RECALIBRATED, ROUNDS, TUNED, Prune
 from edgevision.pipeline.stages.sparse import Sparse
 from edgevision.pipeline.store import StageStore
 from edgevision.recipe import Recipe, merge
+from edgevision.train import evaluate
 
 STAGES = (Baseline, Sparse, Prune)
 RECIPE: dict[str, Any] = {
     "model": "cifar-resnet8",
     "quantize": None,
     "build": False,
+    "verify": {"max_accuracy_drop": 100},
     "input": {"size": 16},
     "train": {"epochs": 1, "batch_size": 20, "precision": "fp32"},
     "prune": {
@@ -68,8 +70,9 @@ def test_stages_tell_each_round_and_carry_on_where_they_ended(
     ):
         assert cut.done(stage).path(file).read_bytes() == whole.done(stage).path(file).read_bytes()
     rounds = whole.done("prune").json(ROUNDS)
-    assert [set(figures) for figures in rounds] == [set(PHASES)] * 2
-    assert whole.done("prune").json("metrics.json") == rounds[-1][TUNED]
+    whats = [[what for what, _ in figures] for figures in rounds]
+    assert whats == [[NARROWED, RECALIBRATED, TUNED]] * 2
+    assert whole.done("prune").json("metrics.json") == rounds[-1][-1][1]
     names = [path.name for path in whole.done("prune").folder.iterdir()]
     assert not [name for name in names if name.startswith("step-")]
     assert not whole.done("sparse").path("training").exists()
@@ -77,6 +80,27 @@ def test_stages_tell_each_round_and_carry_on_where_they_ended(
     other = run(tmp_path / "whole", image_folder, macs=0.3)
     assert other.done("sparse").reused
     assert not other.done("prune").reused
+
+
+def test_while_the_budget_is_missed_it_is_trained_again(
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgevision.pipeline.stages.prune.keeps_budget", lambda *_: False)
+    options = {"steps": 1, "sparse_epochs": 1, "most_cycles": 3}
+    whole = run(tmp_path / "whole", image_folder, **options).done("prune")
+    with pytest.raises(KilledError):
+        run(tmp_path / "cut", image_folder, kill="fine-tuning 1/1, again", **options)
+    cut = run(tmp_path / "cut", image_folder, **options).done("prune")
+    weights = "checkpoint/model.safetensors"
+    assert cut.path(weights).read_bytes() == whole.path(weights).read_bytes()
+    (figures,) = whole.json(ROUNDS)
+    trained = [value["top1"] for what, value in figures if what.startswith(TUNED)]
+    assert trained == sorted(set(trained))  # what gained nothing was undone
+    assert whole.json("metrics.json")["top1"] == trained[-1]
+    job = run(tmp_path / "whole", image_folder, **options)
+    module, _ = load_checkpoint(whole.path("checkpoint"))
+    found = evaluate(module, job.data.validation, job.preprocessing, job.task)
+    assert found["top1"] == trained[-1]
 
 
 def test_sparse_learning_shrinks_the_least_channels_more_than_training_alone(
