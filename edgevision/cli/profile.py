@@ -121,8 +121,10 @@ def _summary(result: ProfileResult) -> list[str]:
 def _table(result: ProfileResult) -> Table:
     word = "ESTIMATE: groups" if result.is_estimate else "Groups"
     table = Table(title=f"{word} that cost most", title_justify="left")
-    table.add_column("Group", overflow="fold")
-    for name in ("units", "step", "first step ms", "best step ms", "all steps ms", "of the whole"):
+    table.add_column("Group", overflow="fold", min_width=16)
+    # In two lines each: beside a group's name seven columns fit 80 characters no other way.
+    headers = ("units", "step", "first\nstep ms", "best\nstep ms", "all\nsteps ms", "of the\nwhole")
+    for name in headers:
         table.add_column(name, justify="right", no_wrap=True)
     for curve in result.curves[:_GROUPS]:
         step = curve.units[0] - curve.units[1] if len(curve.units) > 1 else 0
