@@ -81,24 +81,21 @@ def _bench(
 
 
 def _table(title: str, section: ComparisonSection) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in ("run", "p50 ms", "p90 ms", "p99 ms", "images/s", "samples", "times faster"):
-        table.add_column(
-            name,
-            justify="left" if name == "run" else "right",
-            overflow="fold",
-            no_wrap=name != "run",
-        )
+    # Narrow enough that the names of a bundle's files stay whole on 80 columns.
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for name in ("p50 ms", "p90 ms", "p99 ms", "images\n/s", "runs", "times faster"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, run in section.runs.items():
         ratio = section.ratios.get(name)
         table.add_row(
-            escape(name),
+            escape(name.removesuffix(".onnx")),
             f"{run.latency_p50_ms:.3f}",
             f"{run.latency_p90_ms:.3f}",
             f"{run.latency_p99_ms:.3f}",
             f"{run.throughput:,.0f}",
             f"{run.samples:,}",
-            f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else "1",
+            f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else "1",
         )
     return table
 
