@@ -60,12 +60,14 @@ def test_the_plan_names_the_fastest_point_and_no_other_speed(
 
 def test_the_table_shows_every_row_and_what_it_misses() -> None:
     out = io.StringIO()
-    Console(file=out, width=200).print(front_table(six()))
-    lines = {line.split()[1]: line for line in out.getvalue().splitlines() if "│" in line}
-    assert set(lines) == {row.name for row in six().rows}
-    for part in ("92.61", "+1.39", "0.139", "6.76 (6.63-6.90)", "9.2", "11.00", "0.12"):
+    Console(file=out, width=80).print(front_table(six()))
+    names = {row.name for row in six().rows}
+    lines = {line.split()[0]: line for line in out.getvalue().splitlines() if line.strip()}
+    assert names <= lines.keys()
+    for part in ("92.61", "+1.39", "0.139", "6.76 (6.63-6.90)", "9.2", "beyond the budget,"):
         assert part in lines["front-5"]
-    assert "beyond the budget, slower than asked, dominated" in lines["front-5"]
+    assert "…" not in out.getvalue()
+    assert "slower than asked," in out.getvalue()
 
 
 def test_the_last_line_names_the_bundle_to_take() -> None:
