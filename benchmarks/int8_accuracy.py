@@ -7,7 +7,9 @@ Each network is trained first, unless OUT/NAME holds its checkpoint already (put
 one there, or name it with --checkpoint NAME=FOLDER). All tools see the same 512 training images.
 Ours is what `compress` does by default, and with the other calibrators, biases corrected, and
 rounding learned; where the best of them misses the limit, quantization-aware training follows as it
-would there. ONNX Runtime's tool is tried with each of its calibrators, in its default form and in
+would there. Where a peer is ahead by more than 0.05, `ahead` counts the images that only one of the
+two graphs names rightly, with the probability of counts so uneven among equals (McNemar's exact
+test). ONNX Runtime's tool is tried with each of its calibrators, in its default form and in
 the one that TensorRT takes; the peers with environments of their own (see peers/) with their
 defaults. Everything runs on ONNX Runtime. Networks done are kept in the result, so an interrupted
 run carries on. EfficientNet-Lite0 wants two packages more (see networks.py). Writes
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +35,7 @@ from peers.static import (
     save_program,
     static_graph,
 )
-from recovery import accuracy_of, learn
+from recovery import accuracy_of, learn, right_of
 from rich.console import Console
 
 from edgevision.cli._progress import Phases
@@ -165,7 +168,7 @@ def ours(prepared: Prepared, folder: Path, methods: Sequence[str]) -> dict[str, 
         table = calibrate(prepared.fp32, [prepared.images], method=calibrator)
         for scheme in SCHEMES:
             source, used = prepared.fp32, table
-            path = folder / f"ours-{scheme}-{method.replace(', ', '-')}.onnx"
+            path = own_graph(folder, scheme, method)
             if correction == "adaround":
                 images = np.array_split(prepared.images, IMAGES // BATCH)
                 model, used = adaround(load_onnx(source), table, get_scheme(scheme), images)
@@ -176,6 +179,33 @@ def ours(prepared: Prepared, folder: Path, methods: Sequence[str]) -> dict[str, 
             emit(source, used, scheme, path)
             found[scheme][method] = prepared.accuracy(path)
     return found
+
+
+def own_graph(folder: Path, scheme: str, method: str) -> Path:
+    return folder / f"ours-{scheme}-{method.replace(', ', '-')}.onnx"
+
+
+def ahead(row: dict[str, Any], scheme: str, ready: Prepared, folder: Path) -> dict[str, Any] | None:
+    """The best peer against our best, image by image; None where it is not ahead by 0.05."""
+    tried = {method: row["ours"][scheme].get(method, 0.0) for method in METHODS}
+    peers = {peer: value for peer, value in row["peers"].items() if isinstance(value, float)}
+    method, peer = max(tried, key=tried.__getitem__), max(peers, key=peers.__getitem__)
+    if peers[peer] - tried[method] <= 0.05 + 1e-9:
+        return None
+    tool, _, rest = peer.partition(" ")
+    kind, _, form = rest.removesuffix(" form").partition(", ")
+    static = tool == "quantize_static"
+    graphs = (
+        own_graph(folder, scheme, method),
+        folder / (f"static-{form}-{kind}.onnx" if static else f"{tool}.onnx"),
+    )
+    if not graphs[0].exists():
+        ours(ready, folder, [method])
+    mine, theirs = (right_of(ready.data.validation, ready.preprocessing)(p) for p in graphs)
+    only = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
+    tail = sum(comb(sum(only), k) for k in range(min(only) + 1)) / 2 ** sum(only)
+    found = {"peer": peer, "ours": method, "only_ours_right": only[0], "only_peer_right": only[1]}
+    return {**found, "probability": round(min(1.0, 2 * tail), 3)}
 
 
 def outside(peer: str, python: str, prepared: Prepared, folder: Path) -> dict[str, Any]:
@@ -277,6 +307,11 @@ def main() -> None:
             found |= {"qat": ready.accuracy(path), "qat_agreement": agreement}
             write_json(arguments.result, result)
             print(name, scheme, json.dumps(found))
+    for name in arguments.networks:
+        _, ready, folder = prepared(name)
+        told = {scheme: ahead(rows[name], scheme, ready, folder) for scheme in SCHEMES}
+        rows[name]["ahead"] = {scheme: found for scheme, found in told.items() if found}
+        write_json(arguments.result, result)
 
 
 if __name__ == "__main__":

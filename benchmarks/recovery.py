@@ -112,22 +112,30 @@ def recover(
     return rows
 
 
-def accuracy_of(data: ImageDataset, preprocessing: Preprocessing) -> Callable[[Path], float]:
-    """Top-1 in percent over the whole of ``data``, on ONNX Runtime."""
+def right_of(
+    data: ImageDataset, preprocessing: Preprocessing
+) -> Callable[[Path], npt.NDArray[np.bool_]]:
+    """Of each image of ``data`` whether a graph names it rightly, on ONNX Runtime."""
 
-    def measure(path: Path) -> float:
+    def measure(path: Path) -> npt.NDArray[np.bool_]:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        source, right = session.get_inputs()[0], 0
+        source, right = session.get_inputs()[0], []
         name, fixed = source.name, source.shape[0]
         batch = fixed if isinstance(fixed, int) else BATCH
         for first in range(0, len(data), batch):
             indices = range(first, min(first + batch, len(data)))
             pixels = np.stack([preprocessing.geometry(data.image(i)) for i in indices])
             logits = session.run(None, {name: preprocessing.normalize(pixels)})[0]
-            right += int((logits.argmax(1) == [data.target(i) for i in indices]).sum())
-        return 100 * right / len(data)
+            right.append(logits.argmax(1) == [data.target(i) for i in indices])
+        return np.concatenate(right)
 
     return measure
+
+
+def accuracy_of(data: ImageDataset, preprocessing: Preprocessing) -> Callable[[Path], float]:
+    """Top-1 in percent over the whole of ``data``, on ONNX Runtime."""
+    right = right_of(data, preprocessing)
+    return lambda path: 100 * int(right(path).sum()) / len(data)
 
 
 def learn(
