@@ -17,6 +17,7 @@ from edgevision.export.graph import set_initializer
 from edgevision.quantization.fake_quant import FakeQuant, fake_quantize_bias
 from edgevision.quantization.insertion import QUANTIZED
 from edgevision.quantization.integer_forms import GATE_STEPS, ends_where_flat
+from edgevision.quantization.integer_layers import integer_layer, integer_layers
 from edgevision.quantization.numbers import BIAS_LIMIT, activation_params, weight_params
 from edgevision.quantization.placement import NOTHING, place
 from edgevision.quantization.rules.base import Outcome
@@ -43,6 +44,8 @@ def with_weight_bits(scheme: Scheme, bits: int) -> Scheme:
 
 class QuantizedTorchGraph(TorchGraph):
     """What ``emit`` would write for ``model``, ``table`` and ``scheme``, as a module that learns.
+
+    In evaluation without gradients, layers of integers are computed as their kernels do.
 
     Weights, biases and step sizes are parameters. Corrections of biases in the table are taken
     into the biases at the start.
@@ -80,6 +83,7 @@ class QuantizedTorchGraph(TorchGraph):
         for (position, slot), axis in sorted(self.plan.weights.items()):
             self._add_weight(self.steps[position].inputs[slot], axis)
         self._take_in_corrections()
+        self.integer_layers = integer_layers(self.graph, self.plan)
         self.written_out = {
             position
             for position, step in enumerate(self.steps)
@@ -107,6 +111,15 @@ class QuantizedTorchGraph(TorchGraph):
     def compute(
         self, position: int, step: Step, inputs: list[Tensor | None]
     ) -> Tensor | tuple[Tensor, ...]:
+        if position in self.integer_layers and not (self.training or torch.is_grad_enabled()):
+            return integer_layer(
+                step,
+                inputs,
+                self._input_step(position),
+                self.layer_step(position, 1),
+                self.plan.weights[position, 1],
+                self.activation_quantizer(self.integer_layers[position]).step(),
+            )
         if position not in self.written_out or not self._ends_where_flat(step.inputs[0]):
             return super().compute(position, step, inputs)
         # As ``integer_forms`` writes it: the gate is rounded, too.
