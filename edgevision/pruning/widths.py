@@ -44,7 +44,8 @@ def prunable(
 
     A width is allowed if at most ``max_ratio`` of the ``original`` units is gone, and if every
     convolution and linear layer that the group narrows loses a multiple of ``round_to`` channels,
-    or, where its width is no such multiple, keeps one of the group's channels.
+    or, where its width is no such multiple, keeps one of the group's channels. Where no width does
+    both, as with a layer put together from uneven parts, all are to keep a multiple of them.
 
     Returns:
         None if no width below the present one is allowed.
@@ -53,14 +54,10 @@ def prunable(
     order = np.argsort(per_unit, kind="stable")
     units = len(group.units)
     least = max(math.ceil(original * (1.0 - max_ratio) - 1e-9), 1)
-    counts = _counts(group)
-    smaller = [
-        kept
-        for kept in range(least, units)
-        if all(
-            (kept if width % round_to else units - kept) * channels % round_to == 0
-            for channels, width in counts
-        )
+    counts, below = _counts(group), range(least, units)
+    smaller = [kept for kept in below if _keeps_multiples(counts, units, kept, round_to)]
+    smaller = smaller or [
+        kept for kept in below if all(kept * channels % round_to == 0 for channels, _ in counts)
     ]
     if not smaller:
         return None
@@ -78,6 +75,14 @@ def _counts(group: Group) -> set[tuple[int, int]]:
         elif isinstance(slot.module, _WEIGHTED):
             found.add((channels, slot.width))
     return found
+
+
+def _keeps_multiples(counts: set[tuple[int, int]], units: int, kept: int, round_to: int) -> bool:
+    """Whether widths that are multiples stay so, and the group's share of others becomes one."""
+    return all(
+        (kept if width % round_to else units - kept) * channels % round_to == 0
+        for channels, width in counts
+    )
 
 
 def choose_widths(
