@@ -28,6 +28,8 @@ Ints = npt.NDArray[np.int64]
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NO_DIM = -1
 Narrow = Callable[[Mapping[str, int]], onnx.ModelProto]
+Place = tuple[str, int]  # tensor, axis
+Lost = Mapping[str, Mapping[Place, int]]
 
 
 class Layer(NamedTuple):
@@ -100,6 +102,10 @@ class WidthShapes:
         narrow: from the units that every group keeps to the narrower graph, whose tensors may have
             other names; None where ``model`` can be narrowed in place, see
             :func:`narrows_in_place`.
+        lost: of an earlier one of the same network, so that nothing has to be narrowed for it.
+
+    Attributes:
+        lost: group → what its narrowest width takes from each length, by (tensor, axis).
 
     Raises:
         ModelError: the graph cannot be narrowed, its shapes contradict each other then, or
@@ -112,6 +118,7 @@ class WidthShapes:
         cost: WidthCost,
         widths: Mapping[str, tuple[int, int]],
         narrow: Narrow | None = None,
+        lost: Lost | None = None,
     ) -> None:
         self.groups = tuple(widths)
         self.units: Ints = np.array([units for units, _ in widths.values()], dtype=np.int64)
@@ -120,13 +127,13 @@ class WidthShapes:
         names = sorted(whole)
         where = {place: index for index, place in enumerate(names)}
         self._whole: Float64 = np.array([whole[place] for place in names], dtype=np.float64)
+        self.lost = lost or {
+            name: self._lost(whole, name, least) for name, (_, least) in widths.items()
+        }
         slopes = np.zeros((len(names), len(self.groups)))
         for column, (name, (units, least)) in enumerate(widths.items()):
-            fewer = dimensions(self.narrowed({name: least}))
-            if narrow is not None:
-                _require_all(whole, fewer, name)
-            lost = [whole[place] - fewer.get(place, whole[place]) for place in names]
-            slopes[:, column] = np.array(lost) / (units - least)
+            taken = [self.lost[name].get(place, 0) for place in names]
+            slopes[:, column] = np.array(taken) / (units - least)
         self._slopes = slopes
         self.moves: npt.NDArray[np.bool_] = np.abs(slopes).max(axis=1, initial=0.0) > 0
         moving = self.moves
@@ -141,6 +148,20 @@ class WidthShapes:
         self.layer_of_term: Ints = np.array([number for _, number in found], np.int64)
         self.kinds = tuple(sorted({term.kind for term in self.terms}))
         self._kind: Ints = np.array([self.kinds.index(term.kind) for term in self.terms], np.int64)
+
+    def _lost(self, whole: Mapping[Place, int], group: str, least: int) -> dict[Place, int]:
+        fewer = dimensions(self.narrowed({group: least}))
+        gone = sorted(whole.keys() - fewer.keys())
+        if gone and self._anew is not None:
+            name, axis = gone[0]
+            raise ModelError(
+                f"Narrowed at '{group}', tensor '{name}' of the exported graph has no axis {axis} "
+                "any more, so what its time is made of cannot be told."
+            )
+        both = whole.keys() & fewer.keys()
+        return {
+            place: whole[place] - fewer[place] for place in both if whole[place] != fewer[place]
+        }
 
     def complete(self, kept: Mapping[str, int]) -> dict[str, int]:
         """Units of every group, in order: those in ``kept``, all where it has none."""
@@ -157,6 +178,10 @@ class WidthShapes:
         units = self.complete(kept)
         if self._anew is None:
             return narrow_onnx(self._model, self._cost.layer_widths(units))
+        if list(units.values()) == self.units.tolist():
+            whole = onnx.ModelProto()
+            whole.CopyFrom(self._model)
+            return whole
         narrow = self._anew(units)
         take_names(narrow, self._model)
         return narrow
@@ -215,29 +240,16 @@ def narrows_in_place(
     return True
 
 
-def dimensions(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
+def dimensions(model: onnx.ModelProto) -> dict[Place, int]:
     """(tensor, axis) → length, of all that depends on the image, free axes as 1."""
     varies = {value.name for value in model.graph.input}
     varies.update(name for node in image_nodes(model) for name in node.output)
-    found: dict[tuple[str, int], int] = {}
+    found: dict[Place, int] = {}
     for value in infer_shapes(model):
         if value.name in varies:
             for axis, dim in enumerate(value.type.tensor_type.shape.dim):
                 found[value.name, axis] = dim.dim_value or 1
     return found
-
-
-def _require_all(
-    whole: Mapping[tuple[str, int], int], fewer: Mapping[tuple[str, int], int], group: str
-) -> None:
-    """Raise ModelError unless the network narrowed at ``group`` has all lengths of the whole."""
-    gone = sorted(whole.keys() - fewer.keys())
-    if gone:
-        name, axis = gone[0]
-        raise ModelError(
-            f"Narrowed at '{group}', tensor '{name}' of the exported graph has no axis {axis} any "
-            "more, so what its time is made of cannot be told."
-        )
 
 
 def padded(channels: Float64, tile: int) -> Float64:
@@ -248,7 +260,7 @@ def padded(channels: Float64, tile: int) -> Float64:
 
 
 def layers_of(
-    model: onnx.ModelProto, where: Mapping[tuple[str, int], int], moving: npt.NDArray[np.bool_]
+    model: onnx.ModelProto, where: Mapping[Place, int], moving: npt.NDArray[np.bool_]
 ) -> list[Layer]:
     """Every node of ``model`` that depends on the image and has a channel axis.
 

@@ -11,7 +11,14 @@ from onnx import numpy_helper
 from pydantic import ValidationError
 
 from edgevision.backends import get_backend
-from edgevision.latency import KeptCells, KeptTimes, WidthTimes, place_of, structure_digest
+from edgevision.latency import (
+    KeptCells,
+    KeptLengths,
+    KeptTimes,
+    WidthTimes,
+    place_of,
+    structure_digest,
+)
 from edgevision.latency.cells import LayerShape, cell_model
 
 KEY: dict[str, Any] = {"structure": "a", "threads": 1}
@@ -95,3 +102,15 @@ def test_cells_are_kept_by_place_and_precision(tmp_path: Path) -> None:
     assert {name: cell["ms"] for name, cell in table.all().items()} == {"one": 3.0, "two": 2.0}
     assert KeptCells(place, "x86-vnni", tmp_path).all() == {}
     assert KeptCells({**place, "threads": 2}, "fp32", tmp_path).all() == {}
+
+
+def test_lengths_are_kept_for_the_groups_that_they_are_of(tmp_path: Path) -> None:
+    kept, lost = KeptLengths(tmp_path), {"a": {("x", 1): 4, ("x", 2): 1}, "b": {}}
+    assert kept.find(KEY, AB) is None
+    kept.keep(KEY, lost)
+    assert KeptLengths(tmp_path).find(KEY, ("b", "a")) == lost
+    assert kept.find(KEY, ("a",)) is None
+    assert kept.find({**KEY, "structure": "b"}, AB) is None
+    (path,) = tmp_path.rglob("*.json")
+    path.write_bytes(path.read_bytes()[:20])
+    assert kept.find(KEY, AB) is None
