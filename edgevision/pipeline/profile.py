@@ -18,6 +18,7 @@ from edgevision.pipeline.foreign import is_onnx
 from edgevision.pipeline.job import Progress, silent
 from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
 from edgevision.pipeline.profiled import network_of
+from edgevision.pipeline.store import held
 from edgevision.pipeline.survey import timing_status
 from edgevision.targets import Target, load_target
 from edgevision.tasks import get_task
@@ -109,7 +110,8 @@ def profile(
         progress: called with (phase, done, total, note).
 
     Raises:
-        UsageError: an ONNX file, an unknown target, or a precision that it does not run.
+        UsageError: an ONNX file, an unknown target, a precision that it does not run, or another
+            process works in ``out``.
         UnavailableError: the target can be neither timed nor estimated here.
         ModelError, DataError: model or data cannot be used.
     """
@@ -138,37 +140,44 @@ def profile(
         threads=threads,
     )
     folder = Path(out) if out is not None else _default_folder(model, chosen)
-    work = folder / ".work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        if measured:
-            found = _measure(
-                network, images, work, seconds=seconds, maps=maps, fresh=fresh, progress=progress
-            )
-            (work / TIMES).replace(folder / TIMES)
-        else:
-            found = _estimate(network, wanted, work, maps=maps, progress=progress)
-    finally:
+    with held(folder):
+        work = folder / ".work"
         shutil.rmtree(work, ignore_errors=True)
-    result = ProfileResult(
-        folder=folder,
-        page=folder / PAGE,
-        target=chosen.reference,
-        precision=wanted,
-        model=found.model,
-        times=found.times,
-        errors=found.errors,
-        curves=group_curves(found.model, found.allowed),
-        maps=found.maps,
-        source=found.source,
-    )
-    if isinstance(found.model, LatencyEstimate):
-        values = _estimate_values(found.model, chosen, wanted, result.curves)
-        write_json(folder / ESTIMATE, values)
-    shown = {"maps": [one.to_dict() for one in found.maps]}
-    write_json(folder / MAP_FILE, {"estimate": True, **shown} if result.is_estimate else shown)
-    _write_page(model, result, chosen)
+        work.mkdir()
+        try:
+            if measured:
+                found = _measure(
+                    network,
+                    images,
+                    work,
+                    seconds=seconds,
+                    maps=maps,
+                    fresh=fresh,
+                    progress=progress,
+                )
+                (work / TIMES).replace(folder / TIMES)
+            else:
+                found = _estimate(network, wanted, work, maps=maps, progress=progress)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        result = ProfileResult(
+            folder=folder,
+            page=folder / PAGE,
+            target=chosen.reference,
+            precision=wanted,
+            model=found.model,
+            times=found.times,
+            errors=found.errors,
+            curves=group_curves(found.model, found.allowed),
+            maps=found.maps,
+            source=found.source,
+        )
+        if isinstance(found.model, LatencyEstimate):
+            values = _estimate_values(found.model, chosen, wanted, result.curves)
+            write_json(folder / ESTIMATE, values)
+        shown = {"maps": [one.to_dict() for one in found.maps]}
+        write_json(folder / MAP_FILE, {"estimate": True, **shown} if result.is_estimate else shown)
+        _write_page(model, result, chosen)
     return result
 
 

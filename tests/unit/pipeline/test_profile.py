@@ -13,6 +13,7 @@ from edgevision.errors import UnavailableError, UsageError
 from edgevision.latency import cells
 from edgevision.pipeline import network_times, timing
 from edgevision.pipeline.profile import ProfileResult, profile
+from edgevision.pipeline.store import held
 
 NETWORK = """
 from torch import nn
@@ -81,7 +82,7 @@ def test_measured_once_and_kept(
     first = run("first")
     assert first.times is not None
     assert first.precision == "int8"
-    assert sorted(p.name for p in first.folder.iterdir()) == [
+    assert sorted(p.name for p in first.folder.glob("[!.]*")) == [
         "latency.json", "maps.json", "profile.html",
     ]  # fmt: skip
     stored = json.loads((first.folder / "latency.json").read_bytes())
@@ -140,3 +141,13 @@ def test_what_cannot_be_profiled_is_told(network: str, tmp_path: Path) -> None:
         profile(network, precision="fp16", out=tmp_path / "a")
     with pytest.raises(UnavailableError, match="'rtx' is not at hand to be timed"):
         profile(network, target="rtx", size=16, out=tmp_path / "a")
+
+
+def test_two_runs_do_not_share_a_folder(network: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with (
+        held(folder),
+        pytest.raises(UsageError, match=f"Another edgevision is working in {folder}"),
+    ):
+        profile(network, target="jetson-orin-nano", size=16, out=folder)
+    profile(network, target="jetson-orin-nano", size=16, out=folder)
