@@ -159,7 +159,8 @@ def _require_front(recipe: Recipe, points: int) -> None:
         raise UnavailableError(
             f"A front is of measured times, and '{target.reference}' cannot be timed here: "
             f"{times.reason}.",
-            hint="Make one bundle instead (--prune-macs 0.5 without --front).",
+            hint="Make one bundle instead (--prune-macs 0.5 without --front). "
+            f"{times.hint}".rstrip(),
         )
     if recipe.quantize is None or target.scheme is None:
         why = target.scheme_reason if recipe.quantize is not None else "quantization is off"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevision.backends import get_backend
 from edgevision.devices import environment
-from edgevision.errors import UsageError
+from edgevision.errors import UnavailableError, UsageError
 from edgevision.files import write_atomic, write_json
 from edgevision.pipeline import timing
 from edgevision.pipeline.foreign import is_onnx
@@ -19,7 +19,7 @@ from edgevision.pipeline.job import Progress, silent
 from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
 from edgevision.pipeline.profiled import network_of
 from edgevision.pipeline.store import held
-from edgevision.pipeline.survey import timing_status
+from edgevision.pipeline.survey import TimingStatus, timing_status
 from edgevision.targets import Target, load_target
 from edgevision.tasks import get_task
 
@@ -51,6 +51,7 @@ class ProfileResult:
         curves: what each group saves, those that save most first.
         maps: heat maps of the heaviest kinds of layers.
         source: of an estimate's peak, with the module that it is of; None where times are measured.
+        untimed: why it is an estimate, and what to do about it; None where times are measured.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class ProfileResult:
     curves: tuple[GroupCurve, ...]
     maps: tuple[HeatMap, ...]
     source: str | None = None
+    untimed: str | None = None
 
     @property
     def is_estimate(self) -> bool:
@@ -125,8 +127,11 @@ def profile(
             hint="Give the network as a name, path/net.py:factory or a checkpoint.",
         )
     chosen = load_target(target)
-    measured = timing_status(chosen).ok
+    timed = timing_status(chosen)
+    measured = timed.ok
     wanted = _precision(chosen, precision, measured)
+    if not measured:
+        _require_estimate(chosen, wanted, timed)
     module, shape, classes, images = network_of(model, data, size)
     task = get_task("classification")
     network = Network(
@@ -171,6 +176,7 @@ def profile(
             curves=group_curves(found.model, found.allowed),
             maps=found.maps,
             source=found.source,
+            untimed=None if measured else f"{timed.reason}. {timed.hint}".rstrip(),
         )
         if isinstance(found.model, LatencyEstimate):
             values = _estimate_values(found.model, chosen, wanted, result.curves)
@@ -290,6 +296,19 @@ def _precision(target: Target, asked: str | None, measured: bool) -> str:
             hint="Use fp32.",
         )
     return asked
+
+
+def _require_estimate(target: Target, precision: str, timed: TimingStatus) -> None:
+    """Refuse a target that can be neither timed nor estimated, with the ways to either."""
+    from edgevision.latency.estimate import require_peak
+
+    try:
+        require_peak(target, precision)
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"'{target.reference}' cannot be timed here: {timed.reason}. {error.message}",
+            hint=f"{error.hint} {timed.hint}".rstrip(),
+        ) from None
 
 
 def _config() -> Any:

@@ -122,6 +122,7 @@ def test_a_target_that_is_not_at_hand_is_estimated_in_words(
     assert code == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "ESTIMATE, nothing was measured" in told
+    assert "Not timed here: its backend, tensorrt, runs no ONNX graphs" in told
     assert "4 GB module" in told, "a target may be several modules"
     found = json.loads((out / "estimate.json").read_bytes())
     assert found["estimate"] is True
@@ -139,8 +140,14 @@ def test_what_cannot_be_profiled_is_told(network: str, tmp_path: Path) -> None:
         profile("model.onnx", out=tmp_path / "a")
     with pytest.raises(UsageError, match="one of int8, fp32 for 'cpu', got 'fp16'"):
         profile(network, precision="fp16", out=tmp_path / "a")
-    with pytest.raises(UnavailableError, match="'rtx' is not at hand to be timed"):
+    with pytest.raises(
+        UnavailableError, match=r"'rtx' cannot be timed here: .*cannot be estim"
+    ) as no:
         profile(network, target="rtx", size=16, out=tmp_path / "a")
+    assert no.value.hint == "A target file of your own may give it, as 'peak'.", (
+        "no device to go to"
+    )
+    assert not (tmp_path / "a").exists()
 
 
 def test_two_runs_do_not_share_a_folder(network: str, tmp_path: Path) -> None:
