@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def run_front(
     folder = result.page.parent
     bundles = f"{folder / 'front-1'} to {folder / f'front-{points}'}"
     console.print(f"Bundles: {bundles}", highlight=False, soft_wrap=True)
+    for line in earlier_lines(result.earlier):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"Page: {result.page}", highlight=False, soft_wrap=True)
 
 
@@ -67,6 +70,17 @@ def front_table(front: Front) -> Table:
             style="bold" if row.name == front.fastest_within else None,
         )
     return table
+
+
+def earlier_lines(earlier: Sequence[Path]) -> list[str]:
+    """What lies in the folder and is no part of the front; none where nothing does."""
+    if not earlier:
+        return []
+    names = ", ".join(path.name for path in earlier)
+    return [
+        f"Kept from an earlier, larger front, no part of this one: {names}. Remove them, or give "
+        "each front an --out of its own."
+    ]
 
 
 def fastest_line(front: Front) -> str:

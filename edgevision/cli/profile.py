@@ -100,6 +100,7 @@ def _summary(result: ProfileResult) -> list[str]:
         return [
             "[bold yellow]ESTIMATE[/], nothing was measured: a roofline figure, no bound. Real "
             "networks mostly take longer, often several times.",
+            f"Not timed here: {escape(result.untimed or '')}",
             f"Whole network: estimate [bold]{result.whole_ms:.3f} ms[/] by peak and bandwidth, "
             f"{result.precision} on {result.target}; tile {result.model.tile} channels, "
             "by the target's data.",

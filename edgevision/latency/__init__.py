@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevision.latency.kept import KeptCells, KeptTimes, place_of, structure_digest
+from edgevision.latency.kept import KeptCells, KeptLengths, KeptTimes, place_of, structure_digest
 from edgevision.latency.measure import measure_widths, quantize_narrowed
 from edgevision.latency.model import LatencyModel, fit_latency, relative_errors
 from edgevision.latency.record import WidthTimes, now
@@ -10,6 +10,7 @@ from edgevision.latency.shapes import WidthShapes, narrows_in_place, sample_widt
 
 __all__ = [
     "KeptCells",
+    "KeptLengths",
     "KeptTimes",
     "LatencyModel",
     "WidthShapes",

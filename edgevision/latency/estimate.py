@@ -117,9 +117,9 @@ def require_peak(target: Target, precision: str) -> Peak:
     """
     if target.peak is None:
         raise UnavailableError(
-            f"'{target.reference}' is not at hand to be timed, and its description does not say "
-            "how fast it is, so its times cannot be estimated either.",
-            hint="Run the command on the device, or give a target file of your own with 'peak'.",
+            f"The description of '{target.reference}' does not say how fast it is, so its times "
+            "cannot be estimated.",
+            hint="A target file of your own may give it, as 'peak'.",
         )
     if precision not in target.peak.macs_per_second:
         known = ", ".join(target.peak.macs_per_second)

@@ -2,19 +2,21 @@
 
 Whole networks are kept as sets: one session of interleaved measurements is one entry, used as a
 whole or not at all, as times of different sessions cannot be compared (decision 12). Cells, which
-are single layers, are kept one by one in a table for each device, backend and precision.
+are single layers, are kept one by one in a table for each device, backend and precision. Lengths of
+networks that must be exported anew for each of their groups are kept too: they take as long.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import onnx
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from edgevision.backends.base import Backend
 from edgevision.data.cache import alone, cache_folder
@@ -22,7 +24,11 @@ from edgevision.devices import this_machine
 from edgevision.export.graph import all_graphs
 from edgevision.files import digest, sha256_bytes, write_json
 from edgevision.latency.record import WidthTimes
+from edgevision.latency.shapes import Lost, Place
 
+log = logging.getLogger(__name__)
+
+_LENGTHS = TypeAdapter(dict[str, list[tuple[str, int, int]]])
 _DEVICE = ("name", "architecture", "cores", "cpu_features", "gpu")
 
 
@@ -77,8 +83,45 @@ class KeptTimes:
         return found if enough and found.groups == tuple(groups) else None
 
     def keep(self, key: Mapping[str, Any], times: WidthTimes) -> None:
-        """Store ``times`` in place of what was there."""
-        write_json(self._path(key), times.model_dump(mode="json"))
+        """Store ``times`` in place of what was there; where that fails, a warning says so."""
+        with _tolerated():
+            write_json(self._path(key), times.model_dump(mode="json"))
+
+    def _path(self, key: Mapping[str, Any]) -> Path:
+        return self._folder / f"{digest(dict(key))}.json"
+
+
+class KeptLengths:
+    """What widths take from the lengths of a network's tensors (``WidthShapes.lost``).
+
+    Args:
+        folder: of the cache; None: the user's.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = cache_folder(folder) / "latency" / "lengths"
+
+    def find(self, key: Mapping[str, Any], groups: Collection[str]) -> Lost | None:
+        """Those of that key, None where there are none for exactly these ``groups``."""
+        try:
+            found = _LENGTHS.validate_json(self._path(key).read_bytes())
+        except (OSError, ValidationError):  # none, or damaged ones: found out again
+            return None
+        if found.keys() != set(groups):
+            return None
+        lost: dict[str, dict[Place, int]] = {}
+        for group, places in found.items():
+            lost[group] = {(tensor, axis): length for tensor, axis, length in places}
+        return lost
+
+    def keep(self, key: Mapping[str, Any], lost: Lost) -> None:
+        """Store ``lost`` in place of what was there; where that fails, a warning says so."""
+        found = {
+            group: [[tensor, axis, length] for (tensor, axis), length in sorted(places.items())]
+            for group, places in lost.items()
+        }
+        with _tolerated():
+            write_json(self._path(key), found)
 
     def _path(self, key: Mapping[str, Any]) -> Path:
         return self._folder / f"{digest(dict(key))}.json"
@@ -103,15 +146,30 @@ class KeptCells:
     def all(self) -> dict[str, dict[str, Any]]:
         """Cell → ``{"ms": milliseconds, "measured": when}``; empty where none was measured."""
         try:
-            cells = json.loads(self._path.read_bytes())["cells"]
-            return {
-                str(cell): {"ms": float(value["ms"]), "measured": str(value["measured"])}
-                for cell, value in cells.items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            table = _Cells.model_validate_json(self._path.read_bytes())
+        except (OSError, ValidationError):  # none, or a damaged one
             return {}
+        return {name: cell.model_dump() for name, cell in table.cells.items()}
 
     def keep(self, cells: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add ``cells`` to the table; the same cells in it are replaced."""
-        with alone(self._path.with_suffix(".lock")):
+        """Add ``cells`` to the table, replacing the same ones; a warning says where that fails."""
+        with _tolerated(), alone(self._path.with_suffix(".lock")):
             write_json(self._path, {"place": self._place, "cells": {**self.all(), **cells}})
+
+
+class _Cell(BaseModel):
+    ms: float = Field(gt=0, allow_inf_nan=False)
+    measured: str
+
+
+class _Cells(BaseModel):
+    cells: dict[str, _Cell]
+
+
+@contextmanager
+def _tolerated() -> Iterator[None]:
+    """Times that were measured are worth more than their copy in the cache."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("Times are not kept for later runs: %s.", error)

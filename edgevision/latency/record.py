@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ class WidthTimes(BaseModel):
             raise ValueError(f"expected {groups} groups in allowed and in each row of kept")
         if len(self.milliseconds) != len(self.kept):
             raise ValueError(f"expected {len(self.kept)} times, got {len(self.milliseconds)}")
+        if not all(0 < time < inf for time in self.milliseconds):
+            raise ValueError("expected times above zero")
+        for row in self.kept:
+            for name, units, allowed in zip(self.groups, row, self.allowed, strict=True):
+                if units not in allowed:
+                    raise ValueError(f"expected one of {allowed} units in '{name}', got {units}")
         return self
 
     @property

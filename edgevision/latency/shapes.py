@@ -18,6 +18,7 @@ import onnx
 from edgevision.errors import ModelError
 from edgevision.export.graph import attribute
 from edgevision.export.narrow import narrow_onnx
+from edgevision.latency.names import image_nodes, take_names
 from edgevision.pruning.cost import WidthCost
 from edgevision.quantization.placement import infer_shapes
 from edgevision.quantization.simulation import Float32, Simulator
@@ -27,6 +28,8 @@ Ints = npt.NDArray[np.int64]
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NO_DIM = -1
 Narrow = Callable[[Mapping[str, int]], onnx.ModelProto]
+Place = tuple[str, int]  # tensor, axis
+Lost = Mapping[str, Mapping[Place, int]]
 
 
 class Layer(NamedTuple):
@@ -96,11 +99,17 @@ class WidthShapes:
         model: the exported float network.
         cost: of its groups, in any order of units.
         widths: group → (all its units, the fewest that may stay).
-        narrow: from the units that every group keeps to the narrower graph; None where ``model``
-            can be narrowed in place, see :func:`narrows_in_place`.
+        narrow: from the units that every group keeps to the narrower graph, whose tensors may have
+            other names; None where ``model`` can be narrowed in place, see
+            :func:`narrows_in_place`.
+        lost: of an earlier one of the same network, so that nothing has to be narrowed for it.
+
+    Attributes:
+        lost: group → what its narrowest width takes from each length, by (tensor, axis).
 
     Raises:
-        ModelError: the graph cannot be narrowed, or its shapes contradict each other then.
+        ModelError: the graph cannot be narrowed, its shapes contradict each other then, or
+            ``narrow`` gives other operators.
     """
 
     def __init__(
@@ -109,19 +118,22 @@ class WidthShapes:
         cost: WidthCost,
         widths: Mapping[str, tuple[int, int]],
         narrow: Narrow | None = None,
+        lost: Lost | None = None,
     ) -> None:
         self.groups = tuple(widths)
         self.units: Ints = np.array([units for units, _ in widths.values()], dtype=np.int64)
-        self._narrow = narrow or (lambda kept: narrow_onnx(model, cost.layer_widths(kept)))
+        self._model, self._cost, self._anew = model, cost, narrow
         whole = dimensions(model)
         names = sorted(whole)
         where = {place: index for index, place in enumerate(names)}
         self._whole: Float64 = np.array([whole[place] for place in names], dtype=np.float64)
+        self.lost = lost or {
+            name: self._lost(whole, name, least) for name, (_, least) in widths.items()
+        }
         slopes = np.zeros((len(names), len(self.groups)))
         for column, (name, (units, least)) in enumerate(widths.items()):
-            fewer = dimensions(self.narrowed({name: least}))
-            lost = [whole[place] - fewer.get(place, whole[place]) for place in names]
-            slopes[:, column] = np.array(lost) / (units - least)
+            taken = [self.lost[name].get(place, 0) for place in names]
+            slopes[:, column] = np.array(taken) / (units - least)
         self._slopes = slopes
         self.moves: npt.NDArray[np.bool_] = np.abs(slopes).max(axis=1, initial=0.0) > 0
         moving = self.moves
@@ -137,6 +149,20 @@ class WidthShapes:
         self.kinds = tuple(sorted({term.kind for term in self.terms}))
         self._kind: Ints = np.array([self.kinds.index(term.kind) for term in self.terms], np.int64)
 
+    def _lost(self, whole: Mapping[Place, int], group: str, least: int) -> dict[Place, int]:
+        fewer = dimensions(self.narrowed({group: least}))
+        gone = sorted(whole.keys() - fewer.keys())
+        if gone and self._anew is not None:
+            name, axis = gone[0]
+            raise ModelError(
+                f"Narrowed at '{group}', tensor '{name}' of the exported graph has no axis {axis} "
+                "any more, so what its time is made of cannot be told."
+            )
+        both = whole.keys() & fewer.keys()
+        return {
+            place: whole[place] - fewer[place] for place in both if whole[place] != fewer[place]
+        }
+
     def complete(self, kept: Mapping[str, int]) -> dict[str, int]:
         """Units of every group, in order: those in ``kept``, all where it has none."""
         return {
@@ -145,8 +171,20 @@ class WidthShapes:
         }
 
     def narrowed(self, kept: Mapping[str, int]) -> onnx.ModelProto:
-        """The network with ``kept`` units in each group; groups left out are whole."""
-        return self._narrow(self.complete(kept))
+        """The network with ``kept`` units in each group; groups left out are whole.
+
+        Its activations have the names of the whole network's.
+        """
+        units = self.complete(kept)
+        if self._anew is None:
+            return narrow_onnx(self._model, self._cost.layer_widths(units))
+        if list(units.values()) == self.units.tolist():
+            whole = onnx.ModelProto()
+            whole.CopyFrom(self._model)
+            return whole
+        narrow = self._anew(units)
+        take_names(narrow, self._model)
+        return narrow
 
     def amounts(self, kept: Ints, tile: int = 1) -> Float64:
         """float64 (B, kinds): the sum of all terms of a kind, for (B, groups) units kept.
@@ -202,15 +240,15 @@ def narrows_in_place(
     return True
 
 
-def dimensions(model: onnx.ModelProto) -> dict[tuple[str, int], int]:
-    """(tensor, axis) → length, of activations and weights, free axes as 1."""
-    found: dict[tuple[str, int], int] = {}
+def dimensions(model: onnx.ModelProto) -> dict[Place, int]:
+    """(tensor, axis) → length, of all that depends on the image, free axes as 1."""
+    varies = {value.name for value in model.graph.input}
+    varies.update(name for node in image_nodes(model) for name in node.output)
+    found: dict[Place, int] = {}
     for value in infer_shapes(model):
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            found[value.name, axis] = dim.dim_value or 1
-    for tensor in model.graph.initializer:
-        for axis, length in enumerate(tensor.dims):
-            found[tensor.name, axis] = length
+        if value.name in varies:
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                found[value.name, axis] = dim.dim_value or 1
     return found
 
 
@@ -222,9 +260,9 @@ def padded(channels: Float64, tile: int) -> Float64:
 
 
 def layers_of(
-    model: onnx.ModelProto, where: Mapping[tuple[str, int], int], moving: npt.NDArray[np.bool_]
+    model: onnx.ModelProto, where: Mapping[Place, int], moving: npt.NDArray[np.bool_]
 ) -> list[Layer]:
-    """Every node of ``model`` with a channel axis.
+    """Every node of ``model`` that depends on the image and has a channel axis.
 
     Args:
         where: (tensor, axis) → number.
@@ -235,7 +273,7 @@ def layers_of(
         shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     found: list[Layer] = []
-    for node in model.graph.node:
+    for node in image_nodes(model):
         shape = shapes.get(node.output[0], [])
         if len(shape) < 2:
             continue

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgevision.benchmark.front import Front
 
 FEWEST, MOST = 2, 12
+_POINT = "front-"
 _ANY = 2.0  # a pruning configuration needs a target; this one stands until the speeds are chosen
 
 
@@ -34,12 +35,15 @@ class FrontResult:
         front: all rows, as in ``front.json``.
         figures, page: that file and ``front.html``.
         points: name of the bundle's folder → what ``compress`` would give for that point.
+        earlier: bundles of a larger front that was made in the same folder before; they are kept,
+            but no part of this front.
     """
 
     front: Front
     figures: Path
     page: Path
     points: dict[str, CompressResult]
+    earlier: tuple[Path, ...] = ()
 
 
 def compress_front(
@@ -51,7 +55,8 @@ def compress_front(
     ``prune.speedup``, and lies in ``OUT/front-K`` with its report and its own verdict: at most
     ``verify.max_accuracy_drop``, and as fast as INT8 alone. The front is an offer: a point that
     misses that, or its speed, is told, not raised. Training, export and times of the baseline are
-    shared; called again after an interruption, points that are done are kept.
+    shared; called again after an interruption, points that are done are kept. Bundles of a larger
+    front in the same folder stay, as they may be in use.
 
     Args:
         recipe: as for ``compress``. ``prune`` may set anything but another target than
@@ -82,14 +87,17 @@ def compress_front(
         made: dict[str, Point] = {}
         results: dict[str, CompressResult] = {}
         for number, (job, asked) in enumerate(point_jobs(base, recipe), 1):
-            name = f"front-{number}"
+            name = f"{_POINT}{number}"
             job.progress = _told(progress, f"point {number} of {points}")
             results[name] = make_bundle(job, store, folder / name)
             made[name] = Point(job, asked)
         run_stages([FrontStage(made)], base, store)
         for name in (FIGURES, PAGE):
             write_atomic(folder / name, base.done("front").path(name).read_bytes())
-    return FrontResult(read_front(folder / FIGURES), folder / FIGURES, folder / PAGE, results)
+    return FrontResult(
+        read_front(folder / FIGURES), folder / FIGURES, folder / PAGE, results,
+        earlier_points(folder, points),
+    )  # fmt: skip
 
 
 def prepare_front(recipe: Recipe, points: int, progress: Progress = silent) -> Job:
@@ -101,6 +109,13 @@ def prepare_front(recipe: Recipe, points: int, progress: Progress = silent) -> J
     _require_front(recipe, points)
     prune = {"speedup": _ANY, **_without_none(recipe.prune or {})}
     return prepare(recipe.model_copy(update={"prune": prune}), progress)
+
+
+def earlier_points(folder: Path, points: int) -> tuple[Path, ...]:
+    """Bundles in ``folder`` of a front of more than ``points`` points, in order."""
+    numbers = range(points + 1, MOST + 1)
+    found = (folder / f"{_POINT}{number}" for number in numbers)
+    return tuple(path for path in found if path.exists())
 
 
 def read_front(path: Path) -> Front:
@@ -159,7 +174,8 @@ def _require_front(recipe: Recipe, points: int) -> None:
         raise UnavailableError(
             f"A front is of measured times, and '{target.reference}' cannot be timed here: "
             f"{times.reason}.",
-            hint="Make one bundle instead (--prune-macs 0.5 without --front).",
+            hint="Make one bundle instead (--prune-macs 0.5 without --front). "
+            f"{times.hint}".rstrip(),
         )
     if recipe.quantize is None or target.scheme is None:
         why = target.scheme_reason if recipe.quantize is not None else "quantization is off"

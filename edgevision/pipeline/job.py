@@ -211,7 +211,7 @@ def _require_timed(prune: Mapping[str, Any], target: Target) -> None:
         raise UnavailableError(
             f"Pruning to a time needs times of the target, and '{target.reference}' cannot be "
             f"timed here: {times.reason}.",
-            hint="Prune to a share of the MACs instead (--prune-macs 0.5).",
+            hint=f"Prune to a share of the MACs instead (--prune-macs 0.5). {times.hint}".rstrip(),
         )
 
 

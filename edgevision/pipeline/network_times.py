@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from edgevision.latency import LatencyModel, WidthShapes, WidthTimes
     from edgevision.latency.measure import Prepare
-    from edgevision.latency.shapes import Narrow
     from edgevision.pruning import PruneConfig
     from edgevision.pruning.allowed import AllowedWidths
     from edgevision.targets import Target
@@ -82,7 +81,7 @@ class Network:
             ModelError: no group may be narrowed, or the graph cannot be.
         """
         from edgevision.export import load_onnx
-        from edgevision.latency import WidthShapes, narrows_in_place
+        from edgevision.latency import KeptLengths, WidthShapes, narrows_in_place, structure_digest
         from edgevision.pruning.allowed import allowed_widths
 
         found = allowed_widths(
@@ -100,10 +99,20 @@ class Network:
             )
         model = load_onnx(path)
         image = np.zeros((1, *self.input_shape), np.float32)
-        narrow: Narrow | None = None
-        if not narrows_in_place(model, found.cost, found.bounds, image):
-            narrow = partial(self._exported_anew, found)
-        return WidthShapes(model, found.cost, found.bounds, narrow), dict(found.allowed)
+        if narrows_in_place(model, found.cost, found.bounds, image):
+            return WidthShapes(model, found.cost, found.bounds), dict(found.allowed)
+        key = {
+            "structure": structure_digest(model),
+            "bounds": {name: list(span) for name, span in found.bounds.items()},
+            "versions": _versions("torch", "onnxscript"),
+        }
+        kept = KeptLengths()
+        lost = kept.find(key, found.bounds)
+        narrow = partial(self._exported_anew, found)
+        shapes = WidthShapes(model, found.cost, found.bounds, narrow, lost)
+        if lost is None:
+            kept.keep(key, shapes.lost)
+        return shapes, dict(found.allowed)
 
     def _exported_anew(self, widths: AllowedWidths, kept: Mapping[str, int]) -> onnx.ModelProto:
         from edgevision.export import load_onnx
@@ -174,7 +183,7 @@ def network_times(
         # Groups are rows' columns, so their order counts; who finds them may name them anew.
         "groups": list(shapes.groups),
         "allowed": {name: list(widths) for name, widths in allowed.items()},
-        "versions": {name: metadata.version(name) for name in ("edgevision", "torch-pruning")},
+        "versions": _versions(),
         **place_of(get_backend(network.target.backend), network.threads),
     }
     shipped.unlink(missing_ok=True)
@@ -191,6 +200,11 @@ def network_times(
     else:
         progress(f"times of {len(times.kept)} networks: kept from {times.measured}", 1, 1, "")
     return _written(times, shapes, work), times
+
+
+def _versions(*more: str) -> dict[str, str]:
+    """Of what decides which groups there are, and of ``more``."""
+    return {name: metadata.version(name) for name in ("edgevision", "torch-pruning", *more)}
 
 
 def _measured(

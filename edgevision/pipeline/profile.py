@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from edgevision.backends import get_backend
 from edgevision.devices import environment
-from edgevision.errors import UsageError
+from edgevision.errors import UnavailableError, UsageError
 from edgevision.files import write_atomic, write_json
 from edgevision.pipeline import timing
 from edgevision.pipeline.foreign import is_onnx
 from edgevision.pipeline.job import Progress, silent
 from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
 from edgevision.pipeline.profiled import network_of
-from edgevision.pipeline.survey import timing_status
+from edgevision.pipeline.store import held
+from edgevision.pipeline.survey import TimingStatus, timing_status
 from edgevision.targets import Target, load_target
 from edgevision.tasks import get_task
 
@@ -50,6 +51,7 @@ class ProfileResult:
         curves: what each group saves, those that save most first.
         maps: heat maps of the heaviest kinds of layers.
         source: of an estimate's peak, with the module that it is of; None where times are measured.
+        untimed: why it is an estimate, and what to do about it; None where times are measured.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class ProfileResult:
     curves: tuple[GroupCurve, ...]
     maps: tuple[HeatMap, ...]
     source: str | None = None
+    untimed: str | None = None
 
     @property
     def is_estimate(self) -> bool:
@@ -109,12 +112,12 @@ def profile(
         progress: called with (phase, done, total, note).
 
     Raises:
-        UsageError: an ONNX file, an unknown target, or a precision that it does not run.
+        UsageError: an ONNX file, an unknown target, a precision that it does not run, a number out
+            of range, or another process works in ``out``.
         UnavailableError: the target can be neither timed nor estimated here.
         ModelError, DataError: model or data cannot be used.
     """
     from edgevision.latency.curves import group_curves
-    from edgevision.latency.estimate import LatencyEstimate
 
     if is_onnx(model):
         raise UsageError(
@@ -122,9 +125,13 @@ def profile(
             "itself.",
             hint="Give the network as a name, path/net.py:factory or a checkpoint.",
         )
+    _require_sane(size, seconds, threads, maps)
     chosen = load_target(target)
-    measured = timing_status(chosen).ok
+    timed = timing_status(chosen)
+    measured = timed.ok
     wanted = _precision(chosen, precision, measured)
+    if not measured:
+        _require_estimate(chosen, wanted, timed)
     module, shape, classes, images = network_of(model, data, size)
     task = get_task("classification")
     network = Network(
@@ -138,37 +145,45 @@ def profile(
         threads=threads,
     )
     folder = Path(out) if out is not None else _default_folder(model, chosen)
-    work = folder / ".work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        if measured:
-            found = _measure(
-                network, images, work, seconds=seconds, maps=maps, fresh=fresh, progress=progress
-            )
-            (work / TIMES).replace(folder / TIMES)
-        else:
-            found = _estimate(network, wanted, work, maps=maps, progress=progress)
-    finally:
+    with held(folder):
+        work = folder / ".work"
         shutil.rmtree(work, ignore_errors=True)
-    result = ProfileResult(
-        folder=folder,
-        page=folder / PAGE,
-        target=chosen.reference,
-        precision=wanted,
-        model=found.model,
-        times=found.times,
-        errors=found.errors,
-        curves=group_curves(found.model, found.allowed),
-        maps=found.maps,
-        source=found.source,
-    )
-    if isinstance(found.model, LatencyEstimate):
-        values = _estimate_values(found.model, chosen, wanted, result.curves)
-        write_json(folder / ESTIMATE, values)
-    shown = {"maps": [one.to_dict() for one in found.maps]}
-    write_json(folder / MAP_FILE, {"estimate": True, **shown} if result.is_estimate else shown)
-    _write_page(model, result, chosen)
+        work.mkdir()
+        try:
+            if measured:
+                found = _measure(
+                    network,
+                    images,
+                    work,
+                    seconds=seconds,
+                    maps=maps,
+                    fresh=fresh,
+                    progress=progress,
+                )
+            else:
+                found = _estimate(network, wanted, work, maps=maps, progress=progress)
+            result = ProfileResult(
+                folder=folder,
+                page=folder / PAGE,
+                target=chosen.reference,
+                precision=wanted,
+                model=found.model,
+                times=found.times,
+                errors=found.errors,
+                curves=group_curves(found.model, found.allowed),
+                maps=found.maps,
+                source=found.source,
+                untimed=None if measured else f"{timed.reason}. {timed.hint}".rstrip(),
+            )
+            _write(model, result, chosen, work)
+            # All are written before one of an earlier run goes: renaming needs no room.
+            for name in (TIMES, ESTIMATE, MAP_FILE, PAGE):
+                if (work / name).exists():
+                    (work / name).replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return result
 
 
@@ -283,6 +298,29 @@ def _precision(target: Target, asked: str | None, measured: bool) -> str:
     return asked
 
 
+def _require_sane(size: int | None, seconds: float | None, threads: int | None, maps: int) -> None:
+    from edgevision.benchmark import BenchConfig
+
+    for name, value, least in (("size", size, 1), ("threads", threads, 1), ("maps", maps, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{name} must be at least {least}, got {value}.")
+    if seconds is not None:
+        BenchConfig(seconds=seconds)  # refuses what cannot be measured for
+
+
+def _require_estimate(target: Target, precision: str, timed: TimingStatus) -> None:
+    """Refuse a target that can be neither timed nor estimated, with the ways to either."""
+    from edgevision.latency.estimate import require_peak
+
+    try:
+        require_peak(target, precision)
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"'{target.reference}' cannot be timed here: {timed.reason}. {error.message}",
+            hint=f"{error.hint} {timed.hint}".rstrip(),
+        ) from None
+
+
 def _config() -> Any:
     """Which groups may be narrowed: those that pruning to a time would narrow by itself."""
     from edgevision.pruning import PruneConfig
@@ -295,9 +333,17 @@ def _default_folder(model: str, target: Target) -> Path:
     return Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
 
-def _write_page(model: str, result: ProfileResult, target: Target) -> None:
+def _write(model: str, result: ProfileResult, target: Target, work: Path) -> None:
+    """Write maps, page and, of an estimate, its values into ``work``."""
+    from edgevision.latency.estimate import LatencyEstimate
     from edgevision.latency.page import ProfilePage, render
 
+    shown: dict[str, Any] = {"maps": [one.to_dict() for one in result.maps]}
+    if isinstance(result.model, LatencyEstimate):
+        values = _estimate_values(result.model, target, result.precision, result.curves)
+        write_json(work / ESTIMATE, values)
+        shown["estimate"] = True
+    write_json(work / MAP_FILE, shown)
     text = render(
         ProfilePage(
             model=model,
@@ -314,7 +360,7 @@ def _write_page(model: str, result: ProfileResult, target: Target) -> None:
             facts=_facts(result, target),
         )
     )
-    write_atomic(result.page, text.encode())
+    write_atomic(work / PAGE, text.encode())
 
 
 def _predicted(result: ProfileResult) -> list[float]:

@@ -72,6 +72,25 @@ class Stage(ABC, Generic[J]):
         return True
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep every other process that asks for ``folder`` out of it; it is made where it is missing.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another edgevision is working in {folder}.",
+                hint="Wait for it, or give another --out folder.",
+            ) from None
+        yield
+
+
 class StageStore:
     """The folder in which stages keep their results."""
 
@@ -85,15 +104,7 @@ class StageStore:
         Raises:
             UsageError: another process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"Another edgevision is working in {self.root}.",
-                    hint="Wait for it, or give another --out folder.",
-                ) from None
+        with held(self.root):
             yield
 
     def run(self, stage: Stage[J], job: J) -> StageResult:

@@ -150,12 +150,28 @@ def target_status(target: Target, machine: DeviceInfo | None = None) -> TargetSt
     return TargetStatus(target, builds, runs, None if builds.ok else backend.install)
 
 
-def timing_status(target: Target) -> Availability:
-    """Whether this machine can time, layer by layer, graphs as ``target`` runs them."""
-    runs = target_status(target).runs
-    if runs.ok and not get_backend(target.backend).times_layers:
-        return Availability(False, "it runs no ONNX graphs as they are")
-    return runs
+@dataclass(frozen=True)
+class TimingStatus:
+    """Whether graphs can be timed as a target runs them; ``hint`` says how, or is empty."""
+
+    ok: bool
+    reason: str
+    hint: str = ""
+
+
+def timing_status(target: Target, machine: DeviceInfo | None = None) -> TimingStatus:
+    """Whether ``machine`` (default: this one) can time, layer by layer, what ``target`` runs."""
+    status = target_status(target, machine)
+    if target.backend in BACKENDS and not get_backend(target.backend).times_layers:
+        # On the device itself too: another machine, or what is missing here, would not help.
+        return TimingStatus(
+            False, f"its backend, {target.backend}, runs no ONNX graphs as they are"
+        )
+    if status.runs.ok:
+        return TimingStatus(True, status.runs.reason)
+    if _elsewhere(target, machine or this_machine()) is not None:
+        return TimingStatus(False, status.runs.reason, "Run the command on the device.")
+    return TimingStatus(False, status.runs.reason, status.hint or "")
 
 
 def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:

@@ -27,11 +27,28 @@ _STEPS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
+class LossScale:
+    """What the losses of widths are added to.
+
+    Attributes:
+        whole: loss of the network as it is.
+        blind: of outputs that are zero whatever the image, as a uniform guess over the classes is.
+    """
+
+    whole: float
+    blind: float
+
+
+@dataclass(frozen=True)
 class Options:
-    """Widths that a group may have, the most units first, and the loss at each."""
+    """Widths that a group may have, the most units first, and the loss that each adds.
+
+    ``scale`` is None where the losses are no more than an order.
+    """
 
     widths: tuple[int, ...]
     losses: tuple[float, ...]
+    scale: LossScale | None = None
 
 
 def search_widths(options: Sequence[Options], times: Times, limit: float) -> list[int] | None:

@@ -15,7 +15,7 @@ from edgevision.errors import ModelError, UsageError
 from edgevision.pruning.gradients import Batches, Loss, some_batches
 from edgevision.pruning.importance.base import channel_axis
 from edgevision.pruning.narrow import parameter_axis
-from edgevision.pruning.search import Options
+from edgevision.pruning.search import LossScale, Options
 from edgevision.pruning.widths import Prunable
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way to the narrowest width
@@ -56,15 +56,27 @@ def measured_losses(
     base = _loss(work, data, loss)
     if not np.isfinite(base):
         raise ModelError(f"The loss of the network is {base}, expected a number.")
+    scale = LossScale(base, _loss(work, data, _of_nothing(loss)))
     found = []
     for index, item in enumerate(candidates):
         progress("measuring sensitivity", index, len(candidates))
-        found.append(_options(work, item, data, loss, base))
+        found.append(_options(work, item, data, loss, scale))
     progress("measuring sensitivity", len(candidates), len(candidates))
     return found
 
 
-def _options(work: nn.Module, item: Prunable, data: Any, loss: Loss, base: float) -> Options:
+def _of_nothing(loss: Loss) -> Loss:
+    """``loss`` of outputs that are zero; of anything but one tensor it is not known."""
+
+    def of_zeros(outputs: Any, targets: Any) -> torch.Tensor:
+        if not isinstance(outputs, torch.Tensor):
+            return torch.tensor(torch.inf)
+        return loss(torch.zeros_like(outputs), targets)
+
+    return of_zeros
+
+
+def _options(work: nn.Module, item: Prunable, data: Any, loss: Loss, scale: LossScale) -> Options:
     last = len(item.allowed) - 1
     places = sorted({max(1, round(share * last)) for share in _SHARES})
     units = len(item.group.units)
@@ -73,13 +85,14 @@ def _options(work: nn.Module, item: Prunable, data: Any, loss: Loss, base: float
     added = [0.0]
     for count in gone:
         with silenced(work, item, count):
-            value = _loss(work, data, loss) - base
+            value = _loss(work, data, loss) - scale.whole
         # No width is worth more than a wider one; what is not finite is as bad as can be.
         added.append(max(added[-1], value) if np.isfinite(value) else max(10.0, 2 * added[-1]))
     at = lost[[0, *gone]]
     share = lost / max(lost[gone[-1]], 1e-12)
     losses = np.interp(lost, at, added) + _TIE * share
-    return Options(item.allowed, tuple(float(losses[units - kept]) for kept in item.allowed))
+    by_width = tuple(float(losses[units - kept]) for kept in item.allowed)
+    return Options(item.allowed, by_width, scale)
 
 
 def _adapting(module: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ import numpy as np
 from edgevision.errors import ModelError
 from edgevision.pruning.search import Float64, Ints, Options, Times, search_widths
 from edgevision.pruning.widths import Prunable
+
+log = logging.getLogger(__name__)
 
 _CLOSE = 0.02  # a measured time this near to the goal will do
 _TRIES = 4
@@ -53,7 +56,8 @@ def choose_within(
     """The widths of ``candidates`` that lose least within ``limit_ms``.
 
     Where the time can be measured, the choice is, and the search repeated with a limit that makes
-    up for the error of the prediction.
+    up for the error of the prediction. A choice that is predicted to leave the network no better
+    than a guess is warned of.
 
     Args:
         goal: prediction and measurement.
@@ -64,6 +68,18 @@ def choose_within(
     Raises:
         ModelError: the narrowest choice takes longer, and that was not to be taken then.
     """
+    choice = _chosen(goal, limit_ms, candidates, options, present)
+    _tell_of_ruin(limit_ms, candidates, options, choice)
+    return choice
+
+
+def _chosen(
+    goal: TimeGoal,
+    limit_ms: float,
+    candidates: Sequence[Prunable],
+    options: Sequence[Options],
+    present: Mapping[str, int],
+) -> dict[str, int]:
     names = [item.group.name for item in candidates]
     columns = [goal.groups.index(name) for name in names]
     whole = np.array([present[name] for name in goal.groups], dtype=np.int64)
@@ -99,3 +115,33 @@ def choose_within(
             hint="Ask for less, raise max_ratio, or ignore fewer layers.",
         )
     return best[1]
+
+
+def _tell_of_ruin(
+    limit_ms: float,
+    candidates: Sequence[Prunable],
+    options: Sequence[Options],
+    choice: Mapping[str, int],
+) -> None:
+    """Warn where the predicted loss is beyond that of a guess, whatever the whole network's is.
+
+    A multiple of the whole network's loss would say nothing: on its training data it is near zero.
+    Beyond a guess, what was learnt is gone, and fine-tuning begins anew with a narrow network.
+    """
+    scale = next((option.scale for option in options if option.scale is not None), None)
+    if scale is None:
+        return
+    added = sum(
+        option.losses[option.widths.index(choice[item.group.name])]
+        for item, option in zip(candidates, options, strict=True)
+    )
+    if scale.whole < scale.blind < scale.whole + added:
+        log.warning(
+            "Narrowed to %.3g ms, the network's loss is predicted to rise from %.3g to %.3g before "
+            "fine-tuning, and a guess has %.3g: it may lose most of what it learnt. Ask for less "
+            "speed, or give it more epochs (prune.fine_tune.epochs) or rounds (prune.steps).",
+            limit_ms,
+            scale.whole,
+            scale.whole + added,
+            scale.blind,
+        )

@@ -56,7 +56,9 @@ def test_a_front_is_carried_on_where_it_stopped(tmp_path: Path, image_folder: Pa
     made = {path.name: path.stat().st_ino for path in (tmp_path / "stages").iterdir()}
     inode = first.stat().st_ino
 
+    (tmp_path / "front-3").mkdir()  # of a larger front
     result = compress_front(recipe(image_folder), 2, out=tmp_path)
+    assert result.earlier == (tmp_path / "front-3",)
     now = {path.name: path.stat().st_ino for path in (tmp_path / "stages").iterdir()}
     # What a busy machine measured is measured again, and changes the bundle's report.
     measured_once = result.points["front-1"].stages["verify"].reused

@@ -11,7 +11,14 @@ from onnx import numpy_helper
 from pydantic import ValidationError
 
 from edgevision.backends import get_backend
-from edgevision.latency import KeptCells, KeptTimes, WidthTimes, place_of, structure_digest
+from edgevision.latency import (
+    KeptCells,
+    KeptLengths,
+    KeptTimes,
+    WidthTimes,
+    place_of,
+    structure_digest,
+)
 from edgevision.latency.cells import LayerShape, cell_model
 
 KEY: dict[str, Any] = {"structure": "a", "threads": 1}
@@ -65,6 +72,44 @@ def test_rows_that_do_not_fit_the_groups_are_refused() -> None:
         WidthTimes.model_validate({**values, "milliseconds": (1.0,)})
     with pytest.raises(ValidationError, match="expected 2 groups"):
         WidthTimes.model_validate({**values, "kept": ((8,), (8,))})
+    with pytest.raises(ValidationError, match=r"one of \(6, 3\) units in 'b', got 5"):
+        WidthTimes.model_validate({**values, "kept": ((8, 6), (8, 5))})
+
+
+@pytest.mark.parametrize("time", ["NaN", "Infinity", "-1.0", "0.0", '"fast"'])
+def test_times_that_cannot_be_count_as_none(tmp_path: Path, time: str) -> None:
+    kept = KeptTimes(tmp_path)
+    kept.keep(KEY, times_of(12, 4.0))
+    (path,) = tmp_path.rglob("*.json")
+    text = path.read_text(encoding="utf-8")
+    assert "1.0" in text
+    path.write_text(text.replace("1.0", time, 1), encoding="utf-8")
+    assert kept.find(KEY, groups=AB, networks=12, seconds=4.0) is None
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["NaN", "-1", "0", "Infinity", "1" + "0" * 400, "[]"],
+)
+def test_a_damaged_cell_is_measured_again(tmp_path: Path, cell: str) -> None:
+    table = KeptCells({}, "fp32", tmp_path)
+    table.keep({"one": {"ms": 1.5, "measured": "then"}})
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(path.read_text(encoding="utf-8").replace("1.5", cell), encoding="utf-8")
+    assert table.all() == {}
+    table.keep({"two": {"ms": 2.0, "measured": "now"}})
+    assert set(table.all()) == {"two"}
+
+
+def test_a_cache_that_cannot_be_written_costs_no_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "latency").write_text("a file", encoding="utf-8")
+    KeptTimes(tmp_path).keep(KEY, times_of(12, 4.0))
+    KeptLengths(tmp_path).keep(KEY, {"a": {}})
+    KeptCells({}, "fp32", tmp_path).keep({"one": {"ms": 1.5, "measured": "then"}})
+    assert len(caplog.messages) == 3
+    assert all("Times are not kept for later runs" in line for line in caplog.messages)
 
 
 def test_structure_is_told_by_all_but_weights() -> None:
@@ -95,3 +140,15 @@ def test_cells_are_kept_by_place_and_precision(tmp_path: Path) -> None:
     assert {name: cell["ms"] for name, cell in table.all().items()} == {"one": 3.0, "two": 2.0}
     assert KeptCells(place, "x86-vnni", tmp_path).all() == {}
     assert KeptCells({**place, "threads": 2}, "fp32", tmp_path).all() == {}
+
+
+def test_lengths_are_kept_for_the_groups_that_they_are_of(tmp_path: Path) -> None:
+    kept, lost = KeptLengths(tmp_path), {"a": {("x", 1): 4, ("x", 2): 1}, "b": {}}
+    assert kept.find(KEY, AB) is None
+    kept.keep(KEY, lost)
+    assert KeptLengths(tmp_path).find(KEY, ("b", "a")) == lost
+    assert kept.find(KEY, ("a",)) is None
+    assert kept.find({**KEY, "structure": "b"}, AB) is None
+    (path,) = tmp_path.rglob("*.json")
+    path.write_bytes(path.read_bytes()[:20])
+    assert kept.find(KEY, AB) is None

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgevision.cli._front import earlier_lines
 from edgevision.errors import EdgeVisionError, ModelError, RecipeError, UnavailableError, UsageError
 from edgevision.files import write_json
-from edgevision.pipeline.front import compress_front, point_jobs, prepare_front
+from edgevision.pipeline.front import compress_front, earlier_points, point_jobs, prepare_front
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.export import Export, ExportPruned
 from edgevision.pipeline.stages.quantize import Quantize
@@ -148,3 +149,16 @@ def test_points_share_the_baseline_s_export_and_nothing_that_pruning_changes(
     for number, job in enumerate(jobs[1:]):
         job.results["export-pruned"] = StageResult("x", f"key{number}", Path("x"), reused=True)
     assert len({str(Quantize().depends(job)) for job in jobs}) == 3
+
+
+def test_bundles_of_a_larger_front_are_told_and_kept(tmp_path: Path) -> None:
+    for number in (1, 2, 3, 4, 5, 10):
+        (tmp_path / f"front-{number}").mkdir()
+    (tmp_path / "front-mine").mkdir()
+    found = earlier_points(tmp_path, 3)
+    assert [path.name for path in found] == ["front-4", "front-5", "front-10"]
+    (line,) = earlier_lines(found)
+    assert "front-4, front-5, front-10" in line
+    assert all(path.exists() for path in found)
+    assert earlier_points(tmp_path, 10) == ()
+    assert earlier_lines(()) == []

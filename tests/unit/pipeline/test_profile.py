@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,9 @@ from edgevision.cli.app import run_command
 from edgevision.errors import UnavailableError, UsageError
 from edgevision.latency import cells
 from edgevision.pipeline import network_times, timing
+from edgevision.pipeline import profile as pipeline_profile
 from edgevision.pipeline.profile import ProfileResult, profile
+from edgevision.pipeline.store import held
 
 NETWORK = """
 from torch import nn
@@ -81,7 +84,7 @@ def test_measured_once_and_kept(
     first = run("first")
     assert first.times is not None
     assert first.precision == "int8"
-    assert sorted(p.name for p in first.folder.iterdir()) == [
+    assert sorted(p.name for p in first.folder.glob("[!.]*")) == [
         "latency.json", "maps.json", "profile.html",
     ]  # fmt: skip
     stored = json.loads((first.folder / "latency.json").read_bytes())
@@ -121,6 +124,7 @@ def test_a_target_that_is_not_at_hand_is_estimated_in_words(
     assert code == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "ESTIMATE, nothing was measured" in told
+    assert "Not timed here: its backend, tensorrt, runs no ONNX graphs" in told
     assert "4 GB module" in told, "a target may be several modules"
     found = json.loads((out / "estimate.json").read_bytes())
     assert found["estimate"] is True
@@ -136,7 +140,73 @@ def test_a_target_that_is_not_at_hand_is_estimated_in_words(
 def test_what_cannot_be_profiled_is_told(network: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is an ONNX graph"):
         profile("model.onnx", out=tmp_path / "a")
+    for fields, message in (
+        ({"seconds": 0.0}, "seconds must be above 0 .* got 0.0"),
+        ({"seconds": float("nan")}, "got nan"),
+        ({"maps": -1}, "maps must be at least 0, got -1"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"size": 0}, "size must be at least 1, got 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            profile(network, out=tmp_path / "a", **fields)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="one of int8, fp32 for 'cpu', got 'fp16'"):
         profile(network, precision="fp16", out=tmp_path / "a")
-    with pytest.raises(UnavailableError, match="'rtx' is not at hand to be timed"):
+    with pytest.raises(
+        UnavailableError, match=r"'rtx' cannot be timed here: .*cannot be estim"
+    ) as no:
         profile(network, target="rtx", size=16, out=tmp_path / "a")
+    assert no.value.hint == "A target file of your own may give it, as 'peak'.", (
+        "no device to go to"
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_two_runs_do_not_share_a_folder(network: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with (
+        held(folder),
+        pytest.raises(UsageError, match=f"Another edgevision is working in {folder}"),
+    ):
+        profile(network, target="jetson-orin-nano", size=16, out=folder)
+    profile(network, target="jetson-orin-nano", size=16, out=folder)
+
+
+def test_a_full_disk_leaves_the_last_profile_whole(
+    network: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    command = ["profile", network, "--target", "jetson-orin-nano", "--size", "16"]
+    assert run_command([*command, "--out", str(out), "--maps", "0"]) == 0
+    assert json.loads((out / "maps.json").read_bytes())["maps"] == []
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_profile, "write_atomic", full)
+        assert run_command([*command, "--out", str(out), "--precision", "fp32"]) == 3
+    told = capsys.readouterr().err
+    assert "No space is left on the disk" in told
+    assert "Traceback" not in told
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    (out / "latency.json").write_text("of another target", encoding="utf-8")
+    assert run_command([*command, "--out", str(out)]) == 0
+    assert not (out / "latency.json").exists(), "the folder tells of one profile"
+
+
+def test_a_file_where_the_folder_should_be_is_told(
+    network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    command = ["profile", network, "--target", "jetson-orin-nano", "--size", "16"]
+    assert run_command([*command, "--out", str(tmp_path / "out")]) == 3
+    told = capsys.readouterr().err
+    assert "A file is where a folder is needed" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"

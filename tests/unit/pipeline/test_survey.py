@@ -9,7 +9,13 @@ from importlib import metadata
 import pytest
 
 from edgevision.backends import BACKENDS
-from edgevision.pipeline.survey import backend_status, extras, survey, target_status
+from edgevision.pipeline.survey import (
+    backend_status,
+    extras,
+    survey,
+    target_status,
+    timing_status,
+)
 from edgevision.targets import load_target, target_names
 from edgevision.types import DeviceInfo
 
@@ -37,6 +43,23 @@ def test_a_jetson_target_belongs_to_its_own_module() -> None:
     assert "AGX Orin itself" in other_board.builds.reason
     there = target_status(load_target("jetson-orin-nano"), ORIN_NANO)
     assert there.builds == backend_status("tensorrt").builds  # now only TensorRT decides
+
+
+def test_the_way_to_times_leads_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = DeviceInfo("PC", "x", "L", 1, 1)
+    jetson = load_target("jetson-orin-nano")
+    for machine in (elsewhere, ORIN_NANO):
+        found = timing_status(jetson, machine)
+        assert not found.ok
+        assert "tensorrt, runs no ONNX graphs" in found.reason
+        assert not found.hint, "on the device itself it is no better"
+    board = jetson.model_copy(update={"backend": "onnxruntime"})
+    assert timing_status(board, ORIN_NANO).ok
+    assert timing_status(board, elsewhere).hint == "Run the command on the device."
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    missing = timing_status(board, ORIN_NANO)
+    assert not missing.ok
+    assert missing.hint == "Install it with: pip install edgevision"
 
 
 def test_an_old_jetpack_points_to_trtexec() -> None:

@@ -15,7 +15,7 @@ from edgevision.errors import ModelError, UsageError
 from edgevision.pruning import PruneConfig, count, prune
 from edgevision.pruning.allowed import allowed_widths
 from edgevision.pruning.graph import find_groups, remove
-from edgevision.pruning.search import Options
+from edgevision.pruning.search import LossScale, Options
 from edgevision.pruning.sensitivity import measured_losses, silenced
 from edgevision.pruning.timed import TimeGoal, choose_within
 from edgevision.pruning.widths import prunable
@@ -181,6 +181,38 @@ def test_a_wrong_prediction_is_made_up_for_by_measuring(net: nn.Module) -> None:
     assert goal.of({**present, **trusting}) == pytest.approx(goal.limit_ms, rel=0.05)
 
 
+def test_a_choice_that_loses_everything_is_warned_of(
+    net: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = candidates_of(net)
+    present = {item.group.name: len(item.group.units) for item in items}
+    goal = goal_of(net, 0.5)
+
+    def told(each: float, whole: float = 0.25, blind: float = 1.6) -> list[str]:
+        """What is said where every group loses ``each`` from its second width on."""
+        caplog.clear()
+        scale = LossScale(whole, blind)
+        losses = [(0.0, *[each] * (len(item.allowed) - 1)) for item in items]
+        options = [
+            Options(item.allowed, values, scale) for item, values in zip(items, losses, strict=True)
+        ]
+        chosen = choose_within(goal, goal.limit_ms, items, options, present)
+        narrowed = sum(chosen[item.group.name] < present[item.group.name] for item in items)
+        assert narrowed >= 1
+        if caplog.messages:
+            assert f"from {whole:.3g} to {whole + each * narrowed:.3g}" in caplog.messages[0]
+        return caplog.messages
+
+    (line,) = told(2.0)
+    assert f"Narrowed to {goal.limit_ms:.3g} ms" in line
+    assert "a guess has 1.6" in line
+    for way in ("less speed", "prune.fine_tune.epochs", "prune.steps"):
+        assert way in line
+    assert told(0.01) == []
+    assert told(2.0, blind=float("inf")) == []
+    assert told(2.0, whole=3.0) == [], "one that knows nothing yet has nothing to lose"
+
+
 def test_a_silenced_group_is_one_that_nobody_reads(net: nn.Module) -> None:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     before = net(images)
@@ -219,8 +251,13 @@ def test_losses_grow_with_what_leaves_and_nothing_changes(net: nn.Module) -> Non
         2,
         progress=lambda phase, done, total: told.append((done, total)),
     )
+    seen = torch.cat([targets for _, targets in list(batches())[:2]])
+    guess = nn.functional.cross_entropy(torch.zeros(len(seen), 5), seen)
     for options in found:
         assert options.losses[0] == 0
+        assert options.scale is not None
+        assert options.scale.blind == pytest.approx(float(guess))
+        assert options.scale.whole != pytest.approx(float(guess))
         assert list(options.losses) == sorted(options.losses)
         assert len(set(options.losses)) == len(options.losses), "ties leave the order to chance"
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in state.items())
