@@ -119,6 +119,8 @@ def choose_blocks(
             if not any(_is_inside(item, block) for block in gone)
         ]
         columns = [column for column, _ in left]
+        if not left:  # there would be no widths to choose from
+            return float("inf")
 
         def times(rows: Ints) -> Float64:
             kept = np.repeat(whole[None], len(rows), axis=0)
