@@ -57,6 +57,18 @@ class LatencyModel:
         row = np.array([list(self.shapes.complete(kept).values())], dtype=np.int64)
         return float(self.milliseconds(row)[0])
 
+    def time_in(self, layers: Sequence[int], kept: Ints) -> Float64:
+        """float64 (B,): the part of ``milliseconds`` that some layers take, as far as widths move.
+
+        Args:
+            layers: their positions in ``shapes.layers``.
+            kept: (B, groups) units kept.
+        """
+        inside = np.isin(self.shapes.layer_of_term, layers)
+        rates = self.coefficients[self.shapes.kind_of_term][inside]
+        times: Float64 = rates @ self.shapes.products(kept, self.tile)[inside]
+        return times
+
     def by_layer(self) -> dict[str, float]:
         """Milliseconds of each layer of the whole network, as far as widths move them."""
         rates = self.coefficients[self.shapes.kind_of_term]

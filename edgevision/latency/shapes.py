@@ -7,6 +7,7 @@ units that the groups keep, found by inferring the graph's shapes once with each
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
@@ -50,6 +51,7 @@ class Layer(NamedTuple):
         weighted: whether it has weights.
         dilation: of the kernel along each axis, as long as ``kernel``.
         padding: empty where each side has (kernel - 1) // 2 * dilation, else what it has.
+        reads: initializers that it reads; parameters of the network have torch's names.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Layer(NamedTuple):
     weighted: bool
     dilation: tuple[int, ...] = ()
     padding: str = ""
+    reads: tuple[str, ...] = ()
 
     @property
     def terms(self) -> list[Term]:
@@ -186,6 +189,34 @@ class WidthShapes:
         take_names(narrow, self._model)
         return narrow
 
+    def layers_inside(self, block: str, shape: Sequence[int]) -> list[int]:
+        """Positions in ``layers`` of what a block does, which runs in one go.
+
+        It begins and ends with what reads its parameters. What reads none behind it is its own as
+        well, as long as that has the positions of its output: an addition, an activation. In a row
+        of alike blocks each then has its own, or the like of it.
+
+        Args:
+            block: torch's name of it.
+            shape: of its output for one image, the batch first.
+        """
+        places = {prod(shape) // length for length in shape[1:]}
+        readers = Counter(name for layer in self.layers for name in layer.reads)
+        own = [
+            n
+            for n, layer in enumerate(self.layers)
+            if any(name.startswith(f"{block}.") and readers[name] == 1 for name in layer.reads)
+        ]
+        if not own:
+            return []
+        end = own[-1] + 1
+        while end < len(self.layers):
+            behind = self.layers[end]
+            if behind.reads or behind.places not in places:
+                break
+            end += 1
+        return list(range(own[0], end))
+
     def amounts(self, kept: Ints, tile: int = 1) -> Float64:
         """float64 (B, kinds): the sum of all terms of a kind, for (B, groups) units kept.
 
@@ -288,11 +319,15 @@ def layers_of(
         kind = f"{node.op_type} {places}"
         name = node.name or node.output[0]
         inputs = shapes.get(node.input[0], []) if node.input else []
+        reads = tuple(name for name in node.input if name in weights)
         if node.op_type not in _LAYERS or weight not in weights:
             read = prod(inputs[1:]) // shape[channel]
             found.append(
-                Layer(name, kind, node.op_type, places, read, (), 1, 1, out, NO_DIM, False)
-            )
+                Layer(
+                    name, kind, node.op_type, places, read, (), 1, 1, out, NO_DIM, False,
+                    reads=reads,
+                )
+            )  # fmt: skip
             continue
         kernel = tuple(weights[weight][2:])
         stride = int(attribute(node, "strides", [1])[0])
@@ -312,7 +347,7 @@ def layers_of(
         found.append(
             Layer(
                 name, kind, node.op_type, places, read, kernel, stride, groups, out, source, True,
-                dilation, padding,
+                dilation, padding, reads,
             )
         )  # fmt: skip
     return found

@@ -23,6 +23,7 @@ from edgevision.pipeline.stages.prune import Prune
 from edgevision.pipeline.stages.quantize import Quantize
 from edgevision.pipeline.stages.recover import Recover
 from edgevision.pipeline.stages.regions import Regions
+from edgevision.pipeline.stages.shorten import Shorten
 from edgevision.pipeline.stages.sparse import Sparse
 from edgevision.pipeline.stages.verify import Verify
 from edgevision.pipeline.store import Stage, StageResult, StageStore
@@ -142,6 +143,7 @@ def stages_of(recipe: Recipe) -> list[Stage[Job]]:
         Baseline(),
         Profile() if asks_for_time(recipe.prune or {}) else None,
         Sparse() if (recipe.prune or {}).get("sparse_epochs") else None,
+        Shorten() if (recipe.prune or {}).get("depth") else None,
         Prune() if recipe.prune else None,
         Export(),
         ExportPruned() if recipe.prune else None,

@@ -22,6 +22,7 @@ from edgevision.pipeline.job import Job
 from edgevision.pipeline.layers import graph_layers, graph_nodes
 from edgevision.pipeline.stages.prune import ROUNDS
 from edgevision.pipeline.stages.recover import emission_of
+from edgevision.pipeline.timing import removed_blocks
 
 
 def verdict_of(job: Job) -> Verdict:
@@ -152,6 +153,8 @@ def _pruning(job: Job) -> PruningSection | None:
         for r in table["layers"]
     ]
     facts = {k: v for k, v in table.items() if k not in ("layers", "whole")}
+    if gone := removed_blocks(job):
+        facts["blocks removed"] = ", ".join(gone)
     for number, figures in enumerate(job.done("prune").json(ROUNDS), 1):
         told = (f"{what} {value[job.task.metric_name]:.2f} %" for what, value in figures)
         facts[f"round {number}"] = ", ".join(told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CLOSE = 0.05
 CHOSEN = "widths.json"
+BLOCKS = "blocks.json"
 NETWORKS = 64
 SECONDS = 40.0
 CALIBRATION_IMAGES = 16  # times hardly depend on ranges
@@ -64,18 +65,22 @@ def measure_job(job: Job, module: torch.nn.Module, work: Path) -> None:
     )
 
 
-def time_goal(job: Job, module: torch.nn.Module, work: Path) -> TimeGoal:
-    """What the recipe asks for, predicted from the profile stage's times and confirmed here.
+def time_goal(job: Job, model: LatencyModel, module: torch.nn.Module, work: Path) -> TimeGoal:
+    """What the recipe asks for, predicted from measured times and confirmed here.
 
     Graphs that are timed, and the widths chosen by an interrupted run, are in ``work``.
+
+    Args:
+        model: of ``module``, as :func:`latency_model` gives it.
+        module: the network without the blocks that went.
     """
     from edgevision.pruning.timed import TimeGoal
 
     assert job.prune is not None
-    model, folder = latency_model(job, module), job.done("profile").folder
+    folder = job.done("profile").folder
     name, asked = job.prune.target
     images = some_images(job.data.train, job.preprocessing, 1)
-    prepare = _network(job, module).emitter(folder)
+    prepare = _network(job, module).emitter(_profiled(job))
     whole_graph = _candidate(model.shapes, {}, prepare, work)
     fp32, whole = _medians(job, [folder / FLOAT, whole_graph], images)
     # Predictions are of the least times, limits of medians: brought together on the whole network.
@@ -109,19 +114,42 @@ class StoredWidths(dict[str, dict[str, int]]):
 
 
 def latency_model(job: Job, module: torch.nn.Module) -> LatencyModel:
-    """Fitted to what the profile stage measured."""
+    """Fitted to what was measured of ``module``, the network without the blocks that went."""
     times = measured_times(job)
-    shapes, _ = _network(job, module).shapes(job.done("profile").path(FLOAT))
+    shapes, _ = _network(job, module).shapes(_profiled(job) / FLOAT)
     if shapes.groups != times.groups:
         raise ModelError("The network's groups are not those whose times were measured.")
     return times.fit(shapes)
 
 
 def measured_times(job: Job) -> WidthTimes:
-    """What the profile stage measured."""
+    """Of the network without the blocks that went, else of the whole one."""
     from edgevision.latency import WidthTimes
 
-    return WidthTimes.model_validate(job.done("profile").json(TIMES))
+    return WidthTimes.model_validate_json((_profiled(job) / TIMES).read_bytes())
+
+
+def removed_blocks(job: Job) -> list[str]:
+    """Names of the blocks that the shorten stage took out; none where it was not asked for."""
+    if "shorten" not in job.results:
+        return []
+    gone: list[str] = job.done("shorten").json(BLOCKS)["gone"]
+    return gone
+
+
+def without_blocks(module: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
+    """A copy of ``module`` with identities in the place of its blocks ``names``."""
+    from edgevision.pruning.blocks import remove_blocks
+    from edgevision.pruning.whole import copied
+
+    shorter = copied(module)
+    remove_blocks(shorter, names)
+    return shorter
+
+
+def _profiled(job: Job) -> Path:
+    """The folder with the times that widths are chosen by, their float graph and its table."""
+    return job.done("shorten" if removed_blocks(job) else "profile").folder
 
 
 def _network(job: Job, module: torch.nn.Module) -> Network:

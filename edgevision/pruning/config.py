@@ -61,6 +61,9 @@ class PruneConfig(BaseModel):
     max_ratio: float = Field(
         0.9, gt=0.0, le=1.0, description="Most that any one group may lose of its channels."
     )
+    depth: bool = Field(
+        False, description="Remove whole blocks too where that loses less; for a time only."
+    )
     ignored_layers: tuple[str, ...] = Field(
         (), description="Names or shell patterns of layers whose outputs stay whole."
     )
@@ -83,6 +86,11 @@ class PruneConfig(BaseModel):
             raise ValueError(
                 f"expected exactly one target of {', '.join(TARGETS[:-1])} and {TARGETS[-1]}, "
                 f"got {got}; for example macs=0.5 removes half of the MACs"
+            )
+        if self.depth and given[0] not in TIMED:
+            raise ValueError(
+                f"depth goes with {' or '.join(TIMED)}: what a block pays is measured in time; "
+                f"got {given[0]}"
             )
         if self.pruning_ratio is not None and self.pruning_ratio > self.max_ratio:
             raise ValueError(

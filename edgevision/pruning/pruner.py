@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgevision.errors import ModelError, UsageError
+from edgevision.pruning.blocks import remove_blocks
 from edgevision.pruning.config import PruneConfig
 from edgevision.pruning.cost import WidthCost
 from edgevision.pruning.gradients import Batches, Loss
@@ -75,6 +76,7 @@ def prune(
     config: PruneConfig,
     ignored: Sequence[nn.Module] = (),
     round_to: int = 1,
+    without: Sequence[str] = (),
     batches: Batches | None = None,
     loss: Loss | None = None,
     time: TimeGoal | None = None,
@@ -94,6 +96,7 @@ def prune(
         config: score, target and limits.
         ignored: layers of ``module`` whose outputs stay whole, as heads; with all inside them.
         round_to: narrowed layers keep a multiple of this many channels.
+        without: blocks that go whole before anything is narrowed; ``time`` is of what is left.
         batches: makes an iterator of (float32 NCHW images, targets); for scores that
             rest on data.
         loss: from (outputs, targets) to a scalar; for scores by gradients, and for what widths cost
@@ -118,6 +121,7 @@ def prune(
     kept_whole = ignored_names(module, ignored, config.ignored_layers)
     original = copy.deepcopy(work)
     before = counted(work, example)
+    remove_blocks(work, without)
     session = _Session(
         config,
         example,

@@ -1,4 +1,4 @@
-"""What narrowing a group costs: the loss with its least important units silenced, measured."""
+"""What narrowing a group, or removing a block, costs: the loss with it silenced, measured."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgevision.errors import ModelError, UsageError
+from edgevision.pruning.blocks import removed
 from edgevision.pruning.gradients import Batches, Loss, some_batches
 from edgevision.pruning.importance.base import channel_axis
 from edgevision.pruning.narrow import parameter_axis
@@ -45,6 +46,52 @@ def measured_losses(
         UsageError: ``batches`` or ``loss`` is missing.
         ModelError: there is no batch, or the loss of the whole network is not finite.
     """
+    work, data, loss, base = _prepared(module, batches, loss, number)
+    scale = LossScale(base, _loss(work, data, _of_nothing(loss)))
+    found = []
+    for index, item in enumerate(candidates):
+        progress("measuring sensitivity", index, len(candidates))
+        found.append(_options(work, item, data, loss, scale))
+    progress("measuring sensitivity", len(candidates), len(candidates))
+    return found
+
+
+def removal_losses(
+    module: nn.Module,
+    removals: Sequence[Sequence[str]],
+    batches: Batches | None,
+    loss: Loss | None,
+    number: int,
+    *,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> list[float]:
+    """For each of ``removals`` the loss that the network adds without these blocks, all wide.
+
+    Measured as :func:`measured_losses` does, on the same images; what is not finite is infinite.
+
+    Args:
+        removals: names of the blocks that go together.
+        number: as for :func:`measured_losses`.
+        progress: called with (phase, done, total).
+
+    Raises:
+        UsageError, ModelError: as :func:`measured_losses`.
+    """
+    work, data, loss, base = _prepared(module, batches, loss, number)
+    found = []
+    for index, names in enumerate(removals):
+        progress("measuring blocks", index, len(removals))
+        with removed(work, names):
+            value = _loss(work, data, loss) - base
+        found.append(max(0.0, value) if np.isfinite(value) else float("inf"))
+    progress("measuring blocks", len(removals), len(removals))
+    return found
+
+
+def _prepared(
+    module: nn.Module, batches: Batches | None, loss: Loss | None, number: int
+) -> tuple[nn.Module, list[tuple[torch.Tensor, Any]], Loss, float]:
+    """The network as its losses are measured, the images, the loss and its value."""
     if batches is None or loss is None:
         raise UsageError("The search for widths needs training data: give batches and loss.")
     work = _adapting(module)
@@ -56,13 +103,7 @@ def measured_losses(
     base = _loss(work, data, loss)
     if not np.isfinite(base):
         raise ModelError(f"The loss of the network is {base}, expected a number.")
-    scale = LossScale(base, _loss(work, data, _of_nothing(loss)))
-    found = []
-    for index, item in enumerate(candidates):
-        progress("measuring sensitivity", index, len(candidates))
-        found.append(_options(work, item, data, loss, scale))
-    progress("measuring sensitivity", len(candidates), len(candidates))
-    return found
+    return work, data, loss, base
 
 
 def _of_nothing(loss: Loss) -> Loss:

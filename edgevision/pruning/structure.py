@@ -1,13 +1,16 @@
-"""The widths of a pruned network as JSON values, and back into a fresh module."""
+"""The widths and blocks of a pruned network as JSON values, and back into a fresh module."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from edgevision.errors import ModelError
+from edgevision.pruning.blocks import remove_blocks
+
+T = TypeVar("T")
 
 VERSION = 1
 # What PyTorch's own layers keep to themselves, as the padding of a convolution.
@@ -22,12 +25,20 @@ def structure_of(pruned: nn.Module, original: nn.Module) -> dict[str, Any]:
         with only the whole-number attributes and the tensor shapes that differ, such as
         ``in_channels``, ``num_features``, ``normalized_shape``. Weights are stored elsewhere.
         Of private attributes those count that became smaller: a counter of passes is no width.
+        Where blocks went, ``"removed": [name]`` beside them: modules of ``original`` that are
+        identities in ``pruned``.
 
     Raises:
-        ModelError: the two do not have the same layers.
+        ModelError: the two do not have the same layers besides.
     """
     layers, narrowed = dict(original.named_modules()), dict(pruned.named_modules())
-    tensors, narrow_tensors = _tensors(original), _tensors(pruned)
+    gone = [
+        name
+        for name, layer in narrowed.items()
+        if isinstance(layer, nn.Identity) and not isinstance(layers.get(name, layer), nn.Identity)
+    ]
+    layers, tensors = _outside(layers, gone), _outside(_tensors(original), gone)
+    narrowed, narrow_tensors = _outside(narrowed, gone), _tensors(pruned)
     if layers.keys() != narrowed.keys() or tensors.keys() != narrow_tensors.keys():
         odd = sorted((layers.keys() ^ narrowed.keys()) | (tensors.keys() ^ narrow_tensors.keys()))
         raise ModelError(
@@ -52,22 +63,27 @@ def structure_of(pruned: nn.Module, original: nn.Module) -> dict[str, Any]:
             for name, tensor in tensors.items()
             if tensor.shape != narrow_tensors[name].shape
         },
+        **({"removed": gone} if gone else {}),
     }
 
 
 def rebuild(module: nn.Module, structure: dict[str, Any]) -> nn.Module:
-    """Give an unpruned ``module`` the widths in ``structure``, in place, and return it.
+    """Give an unpruned ``module`` the widths and blocks in ``structure``, in place; return it.
 
     Narrowed tensors are zero afterwards: load the stored weights next, with ``strict=True``.
     Modes, devices, dtypes, ``requires_grad`` and shared parameters stay.
 
     Raises:
-        ModelError: the structure does not fit the module: unknown version, layer or attribute,
-            a size that is not a whole number from 1 up to the unpruned one, or sizes of one
-            layer that contradict each other. The module is unchanged then.
+        ModelError: the structure does not fit the module: unknown version, block, layer or
+            attribute, a size that is not a whole number from 1 up to the unpruned one, or sizes
+            of one layer that contradict each other. The module is unchanged then.
     """
-    attributes, shapes = _parts(structure)
-    layers, tensors = dict(module.named_modules()), _tensors(module)
+    attributes, shapes, gone = _parts(structure)
+    layers = dict(module.named_modules())
+    for name in gone:
+        if not name or name not in layers:
+            raise ModelError(f"The structure removes '{name}', which the model lacks.")
+    layers, tensors = _outside(layers, gone), _outside(_tensors(module), gone)
     for name, changes in attributes.items():
         _check_attributes(name, changes, layers)
     for name, shape in shapes.items():
@@ -94,7 +110,17 @@ def rebuild(module: nn.Module, structure: dict[str, Any]) -> nn.Module:
             )
         owner, _, key = name.rpartition(".")
         setattr(layers[owner], key, replaced[id(old)])
+    remove_blocks(module, gone)
     return module
+
+
+def _outside(values: dict[str, T], blocks: list[str]) -> dict[str, T]:
+    """Those of ``values`` by name that belong to none of ``blocks``."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not any(name == block or name.startswith(f"{block}.") for block in blocks)
+    }
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -133,8 +159,9 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _parts(structure: Any) -> tuple[dict[str, dict[str, Any]], dict[str, list[int]]]:
-    if not isinstance(structure, dict) or set(structure) != {"version", "attributes", "tensors"}:
+def _parts(structure: Any) -> tuple[dict[str, dict[str, Any]], dict[str, list[int]], list[str]]:
+    known = {"version", "attributes", "tensors"}
+    if not isinstance(structure, dict) or set(structure) - {"removed"} != known:
         raise ModelError(
             "Expected a structure with version, attributes and tensors, "
             f"got {sorted(structure) if isinstance(structure, dict) else type(structure).__name__}."
@@ -144,7 +171,10 @@ def _parts(structure: Any) -> tuple[dict[str, dict[str, Any]], dict[str, list[in
     attributes, shapes = structure["attributes"], structure["tensors"]
     if not isinstance(attributes, dict) or not isinstance(shapes, dict):
         raise ModelError("Expected attributes and tensors of the structure to be mappings.")
-    return attributes, shapes
+    gone = structure.get("removed", [])
+    if not isinstance(gone, list) or not all(isinstance(name, str) for name in gone):
+        raise ModelError(f"Expected names of removed blocks in the structure, got {gone!r}.")
+    return attributes, shapes, gone
 
 
 def _check_attributes(name: str, changes: Any, layers: dict[str, nn.Module]) -> None:

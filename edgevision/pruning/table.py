@@ -70,8 +70,12 @@ class PruneTable:
 def prune_table(
     original: nn.Module, pruned: nn.Module, before: Count, after: Count, whole: dict[str, str]
 ) -> PruneTable:
-    """Compare the layers of ``original`` with those of ``pruned``, by name."""
+    """Compare the layers of ``original`` with those of ``pruned``, by name.
+
+    Of a layer that went with its block no channels are left.
+    """
     rows = []
+    left = dict(pruned.named_modules())
     for name, layer in original.named_modules():
         if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
             continue
@@ -80,7 +84,7 @@ def prune_table(
                 name=name,
                 kind=type(layer).__name__,
                 channels_before=_channels(layer),
-                channels_after=_channels(pruned.get_submodule(name)),
+                channels_after=_channels(left[name]) if name in left else (0, 0),
                 macs_before=before.layer_macs.get(name, 0),
                 macs_after=after.layer_macs.get(name, 0),
                 params_before=before.layer_params.get(name, 0),

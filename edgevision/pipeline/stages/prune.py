@@ -16,12 +16,20 @@ from edgevision.errors import ModelError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
-from edgevision.pipeline.timing import quantizes, time_goal
+from edgevision.pipeline.timing import (
+    latency_model,
+    quantizes,
+    removed_blocks,
+    time_goal,
+    without_blocks,
+)
 from edgevision.pipeline.verdict import keeps_budget
 from edgevision.tasks.base import LossOptions
 
 if TYPE_CHECKING:
     import torch
+
+    from edgevision.pruning.gradients import Loss
 
 ROUNDS = "rounds.json"
 NARROWED, RECALIBRATED, TUNED = "narrowed", "recalibrated", "fine-tuned"
@@ -50,11 +58,13 @@ class Prune(Stage[Job]):
         return {
             "baseline": job.key("baseline"),
             "sparse": job.key("sparse"),
-            "prune": job.prune.model_dump(mode="json"),
+            "prune": job.prune.model_dump(mode="json", exclude={"depth"}),
             "fine_tune": job.fine_tune.model_dump(mode="json"),
             "round_to": job.target.round_to,
             "profile": job.key("profile"),
             "allowed": _allowed(job),
+            # Where no block went, it is the same pruning as without having looked for one.
+            **({"shorten": job.key("shorten")} if removed_blocks(job) else {}),
             **({"offer": True} if job.is_offer else {}),  # pruned as far as the widths go
         }
 
@@ -65,10 +75,8 @@ class Prune(Stage[Job]):
         from edgevision.train import evaluate, recalibrate_batch_norm
 
         assert job.prune is not None
-        source = job.done("baseline").path("checkpoint")
-        teacher, card = load_checkpoint(source)
-        dense = job.done("sparse").path("checkpoint") if "sparse" in job.results else source
-        module, _ = load_checkpoint(dense)
+        teacher, card = load_checkpoint(job.done("baseline").path("checkpoint"))
+        module = dense_network(job)
         if isinstance(module, TracedNetwork):
             raise ModelError(
                 f"A network that was loaded without its class cannot be pruned: "
@@ -91,10 +99,10 @@ class Prune(Stage[Job]):
             for what, result in _trained(job, pruned, teacher, work / f"step-{step}", told, cycles):
                 rounds.tell(step, what, partial(dict, result))
 
-        def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return job.task.loss(outputs, targets, LossOptions())
-
-        time = time_goal(job, module, work) if job.prune.is_timed else None
+        time, gone = None, removed_blocks(job)
+        if job.prune.is_timed:
+            shorter = without_blocks(module, gone)
+            time = time_goal(job, latency_model(job, shorter), shorter, work)
         if time is not None and job.is_offer:
             time = replace(time, or_narrowest=True)
         job.progress("pruning", 0, 1, "")
@@ -104,8 +112,9 @@ class Prune(Stage[Job]):
             config=job.prune,
             ignored=job.task.head_layers(module, len(job.data.labels)),
             round_to=job.target.round_to,
-            batches=lambda: _batches(job),
-            loss=loss,
+            without=gone,
+            batches=lambda: training_batches(job),
+            loss=training_loss(job),
             time=time,
             after_step=after_step,
             progress=lambda phase, done, total: job.progress(phase, done, total, ""),
@@ -125,6 +134,36 @@ class Prune(Stage[Job]):
             path.unlink()
         for folder in work.glob("step-*"):
             shutil.rmtree(folder)
+
+
+def dense_network(job: Job) -> torch.nn.Module:
+    """The network that is pruned: the baseline, after sparse learning where that was asked for."""
+    from edgevision.models.checkpoint import load_checkpoint
+
+    trained = "sparse" if "sparse" in job.results else "baseline"
+    return load_checkpoint(job.done(trained).path("checkpoint"))[0]
+
+
+def training_loss(job: Job) -> Loss:
+    """The task's loss, as pruning measures it."""
+    return lambda outputs, targets: job.task.loss(outputs, targets, LossOptions())
+
+
+def training_batches(job: Job) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Training images without augmentation, the same ones each time."""
+    from edgevision.data.loader import BatchLoader
+
+    return iter(
+        BatchLoader(
+            job.data.train,
+            job.preprocessing,
+            job.task,
+            job.train.batch_size,
+            seed=job.recipe.seed,
+            train=True,
+            augment=None,
+        )
+    )
 
 
 def _trained(
@@ -211,20 +250,4 @@ def _unpruned(job: Job, reference: str) -> torch.nn.Module:
         num_classes=len(job.data.labels),
         in_channels=channels,
         image_size=(height, width),
-    )
-
-
-def _batches(job: Job) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    from edgevision.data.loader import BatchLoader
-
-    return iter(
-        BatchLoader(
-            job.data.train,
-            job.preprocessing,
-            job.task,
-            job.train.batch_size,
-            seed=job.recipe.seed,
-            train=True,
-            augment=None,
-        )
     )

@@ -11,7 +11,7 @@ from edgevision.errors import ModelError, UsageError
 from edgevision.files import write_json
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.store import Stage
-from edgevision.pipeline.timing import CLOSE, measured_times, time_goal
+from edgevision.pipeline.timing import CLOSE, latency_model, measured_times, time_goal
 
 SPEEDS = "speeds.json"
 FARTHEST = 4.0  # times INT8's speed, where nobody says otherwise
@@ -44,7 +44,7 @@ class Speeds(Stage[Job]):
         assert job.prune is not None
         job.progress("speeds of the front", 0, 1, "")
         module, _ = load_checkpoint(job.done("baseline").path("checkpoint"))
-        goal = time_goal(job, module, work)
+        goal = time_goal(job, latency_model(job, module), module, work)
         allowed = measured_times(job).allowed
         ends = np.array([[widths[end] for widths in allowed] for end in (0, -1)], dtype=np.int64)
         whole, narrowest = goal.milliseconds(ends).tolist()
