@@ -8,6 +8,7 @@ of positions that is transposed, may be computed at export where they have becom
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import onnx
@@ -28,11 +29,12 @@ def image_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return found
 
 
-def take_names(model: onnx.ModelProto, whole: onnx.ModelProto) -> None:
+def take_names(model: onnx.ModelProto, whole: onnx.ModelProto, groups: Sequence[str]) -> None:
     """Give the activations of ``model`` the names that they have in ``whole``, in place.
 
     Args:
         model: a narrower export of the same network.
+        groups: that were narrowed, for the message.
 
     Raises:
         ModelError: it is no such export: its operators are others.
@@ -40,10 +42,11 @@ def take_names(model: onnx.ModelProto, whole: onnx.ModelProto) -> None:
     names: dict[str, str] = {}
     for number, (node, wanted) in enumerate(zip_longest(image_nodes(model), image_nodes(whole))):
         if node is None or wanted is None or node.op_type != wanted.op_type:
+            more = f" and {len(groups) - 1} more" if len(groups) > 1 else ""
             raise ModelError(
-                "The narrowed network is exported with other operators than the whole one, so "
-                f"what its time is made of cannot be told: expected {_told(wanted)} as operator "
-                f"{number} that depends on the image, got {_told(node)}.",
+                f"Narrowed at '{groups[0]}'{more}, the network is exported with other operators "
+                f"than whole, so what its time is made of cannot be told: expected {_told(wanted)} "
+                f"as operator {number} that depends on the image, got {_told(node)}.",
                 hint="Leave such layers whole (prune.ignored_layers), or prune to a share of the "
                 "MACs instead.",
             )

@@ -181,12 +181,14 @@ class WidthShapes:
         units = self.complete(kept)
         if self._anew is None:
             return narrow_onnx(self._model, self._cost.layer_widths(units))
-        if list(units.values()) == self.units.tolist():
+        full = self.complete({})
+        narrower = [name for name, left in units.items() if left < full[name]]
+        if not narrower:
             whole = onnx.ModelProto()
             whole.CopyFrom(self._model)
             return whole
         narrow = self._anew(units)
-        take_names(narrow, self._model)
+        take_names(narrow, self._model, narrower)
         return narrow
 
     def layers_inside(self, block: str, shape: Sequence[int]) -> list[int]:

@@ -94,7 +94,7 @@ TABLE = np.zeros((4, 1))
 def test_a_constant_that_was_computed_at_export_is_no_operator() -> None:
     whole = graph_of("t = Transpose(table) a = Add(x, t) y = Relu(a)", {"table": TABLE})
     narrow = graph_of("b = Add(x, a) y = Relu(b)", {"a": TABLE.T})
-    take_names(narrow, whole)
+    take_names(narrow, whole, ["heads"])
     assert names_of(narrow) == [(["x", "a_constant"], ["a"]), (["a"], ["y"])]
     onnx.checker.check_model(narrow, full_check=True)
 
@@ -110,5 +110,6 @@ def test_a_constant_that_was_computed_at_export_is_no_operator() -> None:
 def test_other_operators_are_refused(body: str, message: str) -> None:
     whole = graph_of("a = Add(x, x) y = Relu(a)")
     with pytest.raises(ModelError, match=message) as found:
-        take_names(graph_of(body), whole)
+        take_names(graph_of(body), whole, ["heads", "mlp"])
+    assert "Narrowed at 'heads' and 1 more" in found.value.message
     assert "ignored_layers" in (found.value.hint or "")
