@@ -15,7 +15,7 @@ class Profile(Stage[Job]):
     """Outputs ``latency.json``, the float graph that was narrowed and its calibration table."""
 
     name = "profile"
-    version = 2
+    version = 3
 
     def depends(self, job: Job) -> dict[str, Any]:
         from edgevision.devices import package_versions, this_machine
