@@ -51,7 +51,7 @@ class Layer(NamedTuple):
         weighted: whether it has weights.
         dilation: of the kernel along each axis, as long as ``kernel``.
         padding: empty where each side has (kernel - 1) // 2 * dilation, else what it has.
-        reads: initializers that it reads; parameters of the network have torch's names.
+        reads: parameters that it reads, by torch's names where they have kept them; no scalars.
     """
 
     name: str
@@ -305,6 +305,11 @@ def layers_of(
     for value in infer_shapes(model):
         shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    parameters = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and prod(tensor.dims) > 1
+    }
     found: list[Layer] = []
     for node in image_nodes(model):
         shape = shapes.get(node.output[0], [])
@@ -321,7 +326,7 @@ def layers_of(
         kind = f"{node.op_type} {places}"
         name = node.name or node.output[0]
         inputs = shapes.get(node.input[0], []) if node.input else []
-        reads = tuple(name for name in node.input if name in weights)
+        reads = tuple(tensor for tensor in node.input if tensor in parameters)
         if node.op_type not in _LAYERS or weight not in weights:
             read = prod(inputs[1:]) // shape[channel]
             found.append(

@@ -27,6 +27,18 @@ def inverted() -> nn.Module:
     return mobilenet_v2(width_mult=0.25, num_classes=5)
 
 
+def clipped(number: int) -> nn.Module:
+    """Blocks that end in an activation with constants of its own."""
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 16, 1), nn.ReLU6())
+
+    blocks = [block() for _ in range(number)]
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+    )
+
+
 def transformer() -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
@@ -54,6 +66,7 @@ def kinds(model: onnx.ModelProto) -> Counter[tuple[str, int]]:
     [
         lambda: CifarResNet(14, 5, 3),
         lambda: Net(3, (("residual", 0), ("excite", 0), ("residual", 0), ("conv", 24))),
+        lambda: clipped(3),
         inverted,
         transformer,
     ],

@@ -121,3 +121,12 @@ def test_without_sparse_epochs_there_is_no_such_stage() -> None:
     assert "sparse" not in names
     names = [s.name for s in stages_of(Recipe(**fields, prune={"macs": 0.5, "sparse_epochs": 1}))]
     assert names[:3] == ["baseline", "sparse", "prune"]
+
+
+def test_blocks_are_only_weighed_where_that_is_asked_for() -> None:
+    fields = {"model": "plain-cnn", "data": "fashion-mnist-mini"}
+    names = [s.name for s in stages_of(Recipe(**fields, prune={"speedup": 2.0}))]
+    assert names[:3] == ["baseline", "profile", "prune"]
+    prune = {"speedup": 2.0, "depth": True, "sparse_epochs": 1}
+    names = [s.name for s in stages_of(Recipe(**fields, prune=prune))]
+    assert names[:5] == ["baseline", "profile", "sparse", "shorten", "prune"]

@@ -126,6 +126,12 @@ def test_without_blocks_nothing_is_asked() -> None:
     assert chosen(network(), 0.8, blocks=()).gone == []
 
 
+def test_depth_goes_with_a_time_only() -> None:
+    with pytest.raises(ValueError, match="depth goes with speedup or latency_ms"):
+        PruneConfig(macs=0.5, depth=True)
+    assert not PruneConfig(latency_ms=1.0).depth
+
+
 A, B, C = (Block(name, frozenset({f"{name}.conv"}), (1, 8, 4, 4)) for name in "abc")
 INNER = Block("a.inner", frozenset({"a.conv"}), (1, 8, 4, 4))
 ALONE = {A: 0.1, B: 0.2, C: 0.3, INNER: 0.1}
