@@ -34,6 +34,7 @@ PROTOCOL = 1  # rows of another one are made anew
 RATIO = 0.5
 ROUND_TO = 8
 AGREE_DB = 60.0  # torch and ONNX Runtime, both in float
+PEER_S = 240  # torch-pruning alone gets this long: cascades keep it busy for more than 15 minutes
 
 
 def sweep_one(name: str, folder: Path) -> dict[str, Any]:
@@ -131,13 +132,20 @@ def emitted(source: Path, table: Any, scheme: str, path: Path) -> bool:
 
 
 def plainly(module: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-    """torch-pruning by itself, as its README has it."""
+    """torch-pruning by itself, as its README has it, for at most ``PEER_S``."""
+    import signal
+
     import torch
     import torch_pruning as tp
 
     from edgevision.pruning import count
 
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"longer than {PEER_S} s")
+
     image = torch.zeros(1, *shape)
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(PEER_S)
     try:
         before = count(module, image).macs
         with torch.no_grad():
@@ -163,6 +171,8 @@ def plainly(module: Any, shape: tuple[int, ...]) -> dict[str, Any]:
             raise RuntimeError("no MACs less")
     except Exception as error:  # noqa: BLE001 - any failure is a result
         return {"works": False, "failed": " ".join(repr(error).split())[:300]}
+    finally:
+        signal.alarm(0)
     return {"works": True, "macs_before": before, "macs_after": after}
 
 
