@@ -62,6 +62,7 @@ def run(model: str, data: Path, out: Path, **prune: Any) -> CompressResult:
     return compress(model, data=str(data), overrides=overrides, out=out)
 
 
+@pytest.mark.slow
 def test_a_block_that_takes_the_time_and_gives_nothing_goes(
     tmp_path: Path, image_folder: Path
 ) -> None:
