@@ -107,24 +107,23 @@ def choose_blocks(
     units = {group.name: len(group.units) for group in graph.groups}
     whole = np.array([units[name] for name in goal.groups], dtype=np.int64)
     number = config.gradient_batches
-    names = [[block.name] for block in blocks]
-    alone = removal_losses(work, names, batches, loss, number, progress=progress)
+    each = [[block.name] for block in blocks]
+    alone = removal_losses(work, each, batches, loss, number, progress=progress)
     items = _scored(work, graph, goal, config, round_to, batches, loss)
     options = measured_losses(work, items, batches, loss, number, progress=progress)
 
     def narrowing(gone: Sequence[Block]) -> float:
         left = [
-            (goal.groups.index(item.group.name), option)
+            (item.group.name, option)
             for item, option in zip(items, options, strict=True)
             if not any(_is_inside(item, block) for block in gone)
         ]
-        columns = [column for column, _ in left]
+        names = [name for name, _ in left]
         if not left:  # there would be no widths to choose from
             return float("inf")
 
         def times(rows: Ints) -> Float64:
-            kept = np.repeat(whole[None], len(rows), axis=0)
-            kept[:, columns] = rows
+            kept = goal.filled(names, rows, units)
             found: Float64 = goal.milliseconds(kept)
             for block in gone:
                 found = found - time_in(block, kept)

@@ -45,6 +45,13 @@ class TimeGoal:
         row = np.array([[kept[name] for name in self.groups]], dtype=np.int64)
         return float(self.milliseconds(row)[0])
 
+    def filled(self, names: Sequence[str], rows: Ints, present: Mapping[str, int]) -> Ints:
+        """(B, groups) units kept: (B, names) ``rows`` for ``names``, else what is ``present``."""
+        whole = np.array([present[name] for name in self.groups], dtype=np.int64)
+        kept = np.repeat(whole[None], len(rows), axis=0)
+        kept[:, [self.groups.index(name) for name in names]] = rows
+        return kept
+
 
 def choose_within(
     goal: TimeGoal,
@@ -81,13 +88,9 @@ def _chosen(
     present: Mapping[str, int],
 ) -> dict[str, int]:
     names = [item.group.name for item in candidates]
-    columns = [goal.groups.index(name) for name in names]
-    whole = np.array([present[name] for name in goal.groups], dtype=np.int64)
 
     def times(rows: Ints) -> Float64:
-        kept = np.repeat(whole[None], len(rows), axis=0)
-        kept[:, columns] = rows
-        return goal.milliseconds(kept)
+        return goal.milliseconds(goal.filled(names, rows, present))
 
     best: tuple[float, dict[str, int]] | None = None
     limit = limit_ms
