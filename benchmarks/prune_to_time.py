@@ -2,6 +2,7 @@
 
     python benchmarks/prune_to_time.py --out runs/prune-to-time
         [--checkpoint fastnet=FOLDER mobilenetv2=FOLDER] [--networks fastnet mobilenetv2]
+        [--seeds 1]
 
 For each network, speed-up and seed, three ways to the same time, that of the unpruned INT8 graph
 on ONNX Runtime divided by the speed-up:
@@ -14,7 +15,9 @@ it as its steps allow. All are fine-tuned alike: the same epochs, recipe and dis
 unpruned network, then quantized alike (x86-vnni, 512 images). The seed is that of the fine-tuning
 and of the images that the search sees. Accuracy is that of the INT8 graph on all 10 000 test
 images. The times in the result are of one interleaved run of all graphs of a network at the end.
-Interrupted, run it again: it carries on. Writes results/prune_to_time.json.
+Interrupted, run it again: it carries on. Several processes with the same --out may each take
+their --seeds; the one that finds every candidate done takes the times.
+Writes results/prune_to_time.json.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import torch
 from int8_accuracy import IMAGES, NETWORKS, Prepared, network_parser, prepare
 from rich.console import Console
+from teacher import StoredTeacher
 from torch import nn
 
 from edgevision.backends import get_backend
@@ -199,7 +204,7 @@ def uniform(case: Case, speedup: float, seed: int, folder: Path) -> nn.Module:
             round_to=ROUND_TO,
         ).module
 
-    return at_speed(case, narrowed, speedup, folder.parent / f"uniform-{speedup:g}.json")
+    return at_speed(case, narrowed, speedup, f"uniform-{speedup:g}.json", folder)
 
 
 def torch_pruning(case: Case, speedup: float, seed: int, folder: Path) -> nn.Module:
@@ -224,19 +229,20 @@ def torch_pruning(case: Case, speedup: float, seed: int, folder: Path) -> nn.Mod
         pruner.step()
         return module
 
-    return at_speed(case, narrowed, speedup, folder.parent / f"torch-pruning-{speedup:g}.json")
+    return at_speed(case, narrowed, speedup, f"torch-pruning-{speedup:g}.json", folder)
 
 
 def at_speed(
-    case: Case, narrowed: Callable[[float], nn.Module], speedup: float, stored: Path
+    case: Case, narrowed: Callable[[float], nn.Module], speedup: float, name: str, folder: Path
 ) -> nn.Module:
-    """The network whose measured speed-up is nearest; the ratio is kept in ``stored``."""
+    """The network whose measured speed-up is nearest; the ratio is kept for all seeds."""
+    stored = case.folder / name
     if not stored.exists():
         low, high = 0.0, MAX_RATIO
         tried: dict[float, float] = {}
         for _ in range(BISECTIONS):
             ratio = (low + high) / 2
-            path = case.int8(narrowed(ratio), stored.with_suffix(".onnx"))
+            path = case.int8(narrowed(ratio), folder / "int8.onnx")
             tried[ratio] = case.speedup_of(path)
             low, high = (ratio, high) if tried[ratio] < speedup else (low, ratio)
         best = min(tried, key=lambda ratio: abs(np.log(tried[ratio] / speedup)))
@@ -249,10 +255,14 @@ WAYS = {"search": search, "uniform": uniform, "torch-pruning": torch_pruning}
 
 def finished(
     case: Case, way: str, speedup: float, seed: int, tune: TrainConfig, progress: Phases
-) -> dict[str, Any]:
-    """Prune, fine-tune, quantize; the accuracy before and after, and where the graph is."""
+) -> None:
+    """Prune, fine-tune, quantize; the accuracy before and after INT8. Kept in the folder."""
     folder = case.folder / f"{way}-{speedup:g}-{seed}"
+    stored = folder / "done.json"
+    if stored.exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
+    teacher = StoredTeacher(case.module, case.folder / f"teacher-{seed}.safetensors")
     module = WAYS[way](case, speedup, seed, folder)
     fit(
         module,
@@ -261,20 +271,24 @@ def finished(
         case.task,
         tune,
         folder=folder,
-        teacher=case.module,
+        teacher=teacher.module,
         progress=as_phase(progress, f"{case.name} {speedup:g}x {way}, seed {seed}"),
     )
+    teacher.save()
     path = case.int8(module, folder / "int8.onnx")
-    return {
+    done = {
         "fp32": case.ready.accuracy(path.with_suffix(".float.onnx")),
         "int8": case.ready.accuracy(path),
         "params": sum(p.numel() for p in module.parameters()),
     }
+    write_json(stored, done)
+    print(folder.name, json.dumps(done), flush=True)
 
 
 def main() -> None:
     parser = network_parser(__doc__, list(SEEDS), RESULT)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seeds", nargs="+", type=int, help="these alone, all unless told")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seconds", type=float, default=60.0, help="of the last timing")
     arguments = parser.parse_args()
@@ -303,18 +317,27 @@ def main() -> None:
             "muon_learning_rate": base.muon_learning_rate / 3,
             "evaluate_every": arguments.epochs,
         }
-        cases = [
-            (seed, speedup, way) for seed in SEEDS[name] for speedup in SPEEDUPS for way in WAYS
-        ]
-        for seed, speedup, way in cases:
-            key = f"{way}-{speedup:g}-{seed}"
-            if key not in row["runs"]:
-                with Phases(Console()) as progress:
-                    config = override(base, **tune, seed=seed)
-                    done = finished(case, way, speedup, seed, config, progress)
-                row["runs"][key] = {"way": way, "speedup": speedup, "seed": seed, **done}
-                write_json(arguments.result, result)
-                print(key, json.dumps(done), flush=True)
+        cases = {
+            f"{way}-{speedup:g}-{seed}": (way, speedup, seed)
+            for seed in SEEDS[name]
+            for speedup in SPEEDUPS
+            for way in WAYS
+        }
+        for key, (way, speedup, seed) in cases.items():
+            if arguments.seeds is not None and seed not in arguments.seeds:
+                continue
+            if arguments.again:
+                rmtree(folder / key, ignore_errors=True)
+            with Phases(Console()) as progress:
+                config = override(base, **tune, seed=seed)
+                finished(case, way, speedup, seed, config, progress)
+        left = [key for key in cases if not (folder / key / "done.json").exists()]
+        if left:
+            print(f"{name}: no times yet, {len(left)} to do: {', '.join(left)}")
+            continue
+        for key, (way, speedup, seed) in cases.items():
+            done = json.loads((folder / key / "done.json").read_text())
+            row["runs"][key] = {"way": way, "speedup": speedup, "seed": seed, **done}
         graphs = {key: folder / key / "int8.onnx" for key in row["runs"]}
         paths = {"fp32": case.ready.fp32, "int8": case.whole, **graphs}
         found = case.times(paths, arguments.seconds, "int8")
