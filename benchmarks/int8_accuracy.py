@@ -87,7 +87,7 @@ NETWORKS = {
         f"{_FACTORIES}:vgg11_bn",
         32,
         0.2,
-        {**default_config("fastnet").model_dump(), "epochs": 4, "evaluate_every": 1},
+        {**default_config("fastnet").model_dump(), "epochs": 6, "evaluate_every": 1},
     ),
     "mobilenetv2": Network("timm:mobilenetv2_100", 64, 0.5, {"epochs": 4}),
     "mobilenetv3_small": Network("timm:mobilenetv3_small_100", 64, 0.5, {"epochs": 10}),
