@@ -36,8 +36,8 @@ class TensorSpec:
             dtype == self.dtype
             and len(shape) == len(self.shape)
             and all(
-                have == want if isinstance(want, int) else have >= 1
-                for have, want in zip(shape, self.shape, strict=True)
+                shape[axis] == want if isinstance(want, int) else shape[axis] >= 1
+                for axis, want in enumerate(self.shape)
             )
         )
 

@@ -6,16 +6,18 @@ import json
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevision.backends.base import Arrays, Artifact, Backend, BuildOptions, Runner, check_batch
 from edgevision.backends.onnx_file import read_onnx
 from edgevision.errors import InputError, ModelError
 from edgevision.files import write_atomic
 from edgevision.types import Availability, LayerInfo, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _DTYPES = {
     "float": "float32",
@@ -80,8 +82,8 @@ class OnnxRuntimeBackend(Backend):
         times: dict[str, list[float]] = {}
         nodes: dict[str, tuple[str, str]] = {}
         for event in events:
-            name = event["name"].removesuffix("_kernel_time")
-            if event.get("cat") != "Node" or name == event["name"]:
+            name, kind, _ = event["name"].rpartition("_kernel_time")
+            if event.get("cat") != "Node" or not kind:
                 continue
             args = event["args"]
             types = args.get("input_type_shape") or args.get("output_type_shape") or [{"": []}]
@@ -109,7 +111,7 @@ class OnnxRuntimeRunner(Runner):
             values = self._session.run(self._output_names, inputs)
         except self._errors as error:
             raise InputError(f"ONNX Runtime cannot run these inputs: {_reason(error)}") from error
-        return dict(zip(self._output_names, values, strict=True))
+        return {name: values[index] for index, name in enumerate(self._output_names)}
 
     def _close_impl(self) -> None:
         self._session = None
@@ -159,7 +161,7 @@ def _specs(values: list[Any], path: Path) -> tuple[TensorSpec, ...]:
     specs = []
     for value in values:
         kind = str(value.type)
-        dtype = _DTYPES.get(kind.removeprefix("tensor(").removesuffix(")"))
+        dtype = _DTYPES.get(kind.partition("tensor(")[2].rstrip(")"))
         if dtype is None:
             raise ModelError(f"'{path.name}': '{value.name}' is of type {kind}, tensors only.")
         shape = tuple(

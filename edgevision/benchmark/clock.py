@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-Clock = Callable[[], int]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Clock: TypeAlias = "Callable[[], int]"
 
 now_ns: Clock = time.perf_counter_ns

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevision.benchmark.clock import Clock, now_ns
 from edgevision.benchmark.sampling import BenchConfig, Progress, Run, Samples, sample
 from edgevision.benchmark.statistics import Ratio, percentile, ratio_of_medians
 from edgevision.devices import environment
 from edgevision.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _SHOWN = 1000  # samples of a run that a report keeps: evenly spaced in time
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from edgevision.backends.base import Artifact, Backend
 from edgevision.benchmark.sampling import Run
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @contextmanager

@@ -7,17 +7,21 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevision.benchmark.clock import Clock, now_ns
 from edgevision.benchmark.statistics import ratio_of_medians
 from edgevision.errors import UsageError
 
-Run = Callable[[], object]
-Progress = Callable[[str, float], None]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import numpy.typing as npt
+
+Run: TypeAlias = "Callable[[], object]"
+Progress: TypeAlias = "Callable[[str, float], None]"
 
 _WINDOW = 10  # rounds that are compared with the ten before to see whether warm-up is over
 _STABLE = 0.03  # largest change of the median between two windows that counts as stable
