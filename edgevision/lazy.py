@@ -24,6 +24,7 @@ _EXTRA_OF = {
     "cuda": "tensorrt",
     "openvino": "openvino",
     "plotly": "report",
+    "asyncssh": "remote",
 }
 
 

@@ -6,13 +6,15 @@ cuda-bindings moved its module in 12.8; JetPack 6 brings the older place.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevision.errors import MissingExtraError, UnavailableError
 from edgevision.lazy import require
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class Cuda:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgevision.backends._cuda import Buffer, Cuda
 from edgevision.backends._trt_build import Log, make_logger
 from edgevision.backends.base import Arrays, Runner
 from edgevision.errors import InputError, ModelError
 from edgevision.types import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -176,8 +178,8 @@ class TensorRTRunner(Runner):
         name = port.spec.name
         if self._set.get(name) == shape:
             return
-        limits = zip(port.smallest, shape, port.largest, strict=True)
-        if not all(low <= size <= high for low, size, high in limits):
+        low, high = port.smallest, port.largest
+        if not all(low[axis] <= size <= high[axis] for axis, size in enumerate(shape)):
             raise InputError(
                 f"Input '{name}' expected: {list(port.smallest)} to {list(port.largest)}, "
                 f"given: {list(shape)}.",

@@ -15,7 +15,7 @@ from edgevision.errors import InputError, ModelError, UnavailableError, UsageErr
 from edgevision.types import Availability, LayerInfo, TensorSpec
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import TypeAlias  # novermin
 
     import numpy.typing as npt
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import TypeAlias  # novermin
 
 Clock: TypeAlias = "Callable[[], int]"
 

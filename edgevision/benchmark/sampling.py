@@ -16,7 +16,7 @@ from edgevision.benchmark.statistics import ratio_of_medians
 from edgevision.errors import UsageError
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import TypeAlias  # novermin
 
     import numpy.typing as npt
 

@@ -1,0 +1,155 @@
+"""What the agent can be asked for. Arguments and results are JSON values."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from edgevision.agent.lock import machine_lock
+from edgevision.agent.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgevision.backends.base import Artifact, Runner
+
+    Progress = Callable[[str, int, int], None]
+
+_OPEN: dict[int, Runner] = {}
+
+
+def missing(store: Store, progress: Progress, names: list[str]) -> dict[str, Any]:
+    """Those of the files that have to be sent, and the bytes that are free for them."""
+    del progress
+    return {"names": store.missing(names), "free": shutil.disk_usage(str(store.root)).free}
+
+
+def accept(store: Store, progress: Progress, name: str) -> None:
+    """Check and keep a file that was sent."""
+    del progress
+    store.accept(name)
+
+
+def survey(store: Store, progress: Progress) -> dict[str, Any]:
+    """The machine, what it can build and run, and which modules it lacks."""
+    del progress
+    found: dict[str, Any] = {"modules": {name: _version(name) for name in ("numpy", "PIL")}}
+    found["root"] = str(store.root)
+    if found["modules"]["numpy"] is None:
+        return found
+    from edgevision.backends import BACKENDS
+    from edgevision.devices import environment
+
+    found["environment"] = environment()
+    found["backends"] = {
+        name: {
+            "builds": asdict(BACKENDS.get(name)().is_available()),
+            "runs": asdict(BACKENDS.get(name)().can_run()),
+        }
+        for name in BACKENDS.names()
+        if name != "pytorch"
+    }
+    return found
+
+
+def sample(
+    store: Store,
+    progress: Progress,
+    graphs: dict[str, dict[str, Any]],
+    feeds: str,
+    threads: int | None,
+    config: dict[str, Any],
+) -> dict[str, Any]:
+    """Durations of ``graphs``, interleaved: ``{"ns": {name: […]}, …}`` as ``Samples`` has it."""
+    from contextlib import ExitStack
+    from functools import partial
+
+    from edgevision.agent.arrays import read_arrays
+    from edgevision.benchmark.sampling import BenchConfig
+    from edgevision.benchmark.sampling import sample as take
+    from edgevision.devices import environment
+
+    def told(phase: str, share: float) -> None:
+        progress(phase, round(100 * share), 100)
+
+    with machine_lock("bench"), ExitStack() as stack:
+        inputs = read_arrays(store.existing(feeds))
+        runs = {}
+        for name, graph in graphs.items():
+            runner = stack.enter_context(_opened(store, graph, threads))
+            runs[name] = partial(runner.infer, inputs)
+        before = environment()
+        samples = take(runs, BenchConfig(**config), progress=told)
+        return {
+            **asdict(samples),
+            "ns": {name: values.tolist() for name, values in samples.ns.items()},
+            "environment": {**before, "load_after": environment()["load"]},
+        }
+
+
+def open_graph(
+    store: Store, progress: Progress, graph: dict[str, Any], threads: int | None
+) -> dict[str, Any]:
+    """Open an artifact for ``infer``: its number and specs."""
+    del progress
+    runner = _opened(store, graph, threads)
+    number = max(_OPEN, default=0) + 1
+    _OPEN[number] = runner
+    return {
+        "number": number,
+        "inputs": [asdict(spec) for spec in runner.input_specs],
+        "outputs": [asdict(spec) for spec in runner.output_specs],
+    }
+
+
+def infer(store: Store, progress: Progress, number: int, inputs: str) -> dict[str, Any]:
+    """Run once; where the outputs are. The inputs are used up."""
+    del progress
+    from edgevision.agent.arrays import read_arrays, write_arrays
+
+    given = store.existing(inputs)
+    outputs = _OPEN[number].infer(read_arrays(given))
+    given.unlink()
+    path = store.work / "outputs.npz"
+    write_arrays(path, outputs)
+    return store.offer(path)
+
+
+def close_graph(store: Store, progress: Progress, number: int) -> None:
+    """Close what ``open_graph`` opened."""
+    del store, progress
+    _OPEN.pop(number).close()
+
+
+TASKS: dict[str, Callable[..., Any]] = {
+    "missing": missing,
+    "accept": accept,
+    "survey": survey,
+    "sample": sample,
+    "open": open_graph,
+    "infer": infer,
+    "close": close_graph,
+}
+
+
+def _opened(store: Store, graph: dict[str, Any], threads: int | None) -> Runner:
+    from edgevision.backends import get_backend
+
+    backend = get_backend(graph["backend"])
+    return backend.open(_artifact(store, graph), threads=threads)
+
+
+def _artifact(store: Store, graph: dict[str, Any]) -> Artifact:
+    from edgevision.backends.base import Artifact
+
+    return Artifact(graph["backend"], store.existing(graph["file"]), graph["meta"])
+
+
+def _version(module: str) -> str | None:
+    from importlib import import_module
+
+    try:
+        return str(import_module(module).__version__)
+    except ImportError:
+        return None

@@ -1,0 +1,256 @@
+"""An SSH connection with the agent at its other end, for callers that are not asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shlex
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgevision import errors
+from edgevision.errors import EdgeVisionError, UnavailableError, UsageError
+from edgevision.lazy import require
+from edgevision.remote.address import Address
+from edgevision.remote.archive import agent_archive
+from edgevision.remote.transfer import upload_bytes
+
+if TYPE_CHECKING:
+    import asyncssh
+
+Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 20
+_ALIVE_SECONDS, _ALIVE_COUNT = 10, 3  # a silent connection is given up after half a minute
+_READ = 1 << 16
+_ROOT = 'printf %s "${XDG_CACHE_HOME:-$HOME/.cache}/edgevision"'
+
+
+class Connection:
+    """A running agent. Requests go one at a time; ``close`` ends it, as does the end of this one.
+
+    Args:
+        address: the device.
+        options: for ``asyncssh.connect`` beside the user's own configuration.
+
+    Raises:
+        UnavailableError: no connection, an unknown or changed host key, a login that is refused, no
+            interpreter; says the way out.
+        StorageError: there is no room for the agent.
+    """
+
+    def __init__(self, address: Address, **options: Any) -> None:
+        self.address = address
+        self._ssh = require("asyncssh")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._connection: asyncssh.SSHClientConnection | None = None
+        try:
+            self.hello: dict[str, Any] = self.run(self._start(options))
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, task: str, progress: Progress | None = None, **arguments: Any) -> Any:
+        """The result of a task of the agent.
+
+        Raises:
+            EdgeVisionError: the one that it raised there.
+            UnavailableError: the connection or the agent is gone.
+        """
+        request = json.dumps({"task": task, "arguments": arguments})
+        return self.run(self._asked(request, progress))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for ``work``; what goes wrong with the connection comes out as our errors."""
+        future = asyncio.run_coroutine_threadsafe(self._translated(work), self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C: the agent ends with its input
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the agent and the connection; a second call does nothing."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def sftp(self) -> asyncssh.SFTPClient:
+        """For transfers."""
+        return self._sftp
+
+    async def _start(self, options: dict[str, Any]) -> dict[str, Any]:
+        given = {
+            name: value
+            for name, value in (("port", self.address.port), ("username", self.address.user))
+            if value is not None
+        }
+        self._connection = await self._ssh.connect(
+            self.address.host,
+            connect_timeout=_CONNECT_SECONDS,
+            keepalive_interval=_ALIVE_SECONDS,
+            keepalive_count_max=_ALIVE_COUNT,
+            **{**given, **options},
+        )
+        found = await self._connection.run(_ROOT, check=False)
+        if found.exit_status != 0 or not str(found.stdout).startswith("/"):
+            raise UnavailableError(
+                f"Device {self.address} has no POSIX shell: {_words(found.stderr)}.",
+                hint="EdgeVision serves devices with Linux.",
+            )
+        self.root = str(found.stdout)
+        self._sftp = await self._connection.start_sftp_client()
+        await self._sftp.makedirs(f"{self.root}/agents", exist_ok=True)
+        path = await self._sent()
+        python = self.address.python
+        if python.startswith("~/"):
+            python = python[2:]  # a command starts in the home folder
+        command = f"exec {shlex.quote(python)} {shlex.quote(path)} {shlex.quote(self.root)}"
+        self._agent = await self._connection.create_process(
+            command, encoding="utf-8", errors="replace"
+        )
+        self._text = ""
+        self._errors: list[str] = []
+        self._listener = asyncio.ensure_future(self._listen())
+        hello: dict[str, Any] = (await self._answer(None))["hello"]
+        return hello
+
+    async def _sent(self) -> str:
+        """Where the agent's archive is on the device; sent if it is not there whole."""
+        data = agent_archive()
+        path = f"{self.root}/agents/{hashlib.sha256(data).hexdigest()[:16]}.pyz"
+        if await self._sftp.exists(path):
+            async with self._sftp.open(path, "rb") as file:
+                if await file.read() == data:
+                    return path
+        await upload_bytes(self._sftp, data, path)
+        return path
+
+    async def _listen(self) -> None:
+        """Keep what the agent says beside its answers, for the case that it dies."""
+        async for line in self._agent.stderr:
+            self._errors = [*self._errors[-19:], str(line).rstrip()]
+
+    async def _asked(self, request: str, progress: Progress | None) -> Any:
+        self._agent.stdin.write(request + "\n")
+        return (await self._answer(progress))["result"]
+
+    async def _answer(self, progress: Progress | None) -> dict[str, Any]:
+        while True:
+            told = json.loads(await self._line())
+            if "progress" in told:
+                if progress is not None:
+                    progress(*told["progress"])
+            elif "error" in told:
+                raise _error(told["error"], self.address)
+            elif "defect" in told:
+                raise RuntimeError(f"The agent on {self.address} failed:\n{told['defect']}")
+            else:
+                return dict(told)
+
+    async def _line(self) -> str:
+        """The agent's next line, of any length: durations of a long measurement take megabytes."""
+        parts = [self._text]
+        while "\n" not in parts[-1]:
+            parts.append(await self._agent.stdout.read(_READ))
+            if not parts[-1]:
+                raise await self._gone()
+        line, _, self._text = "".join(parts).partition("\n")
+        return line
+
+    async def _gone(self) -> EdgeVisionError:
+        """Why no answer will come."""
+        await self._agent.wait_closed()
+        last = self._errors[-1] if self._errors else ""
+        status, signal = self._agent.exit_status, self._agent.exit_signal
+        if status is None and signal is None:
+            return UnavailableError(
+                f"The connection to {self.address} was lost.",
+                hint="Run the command again: it carries on with what has arrived.",
+            )
+        if status in (126, 127):
+            return UnavailableError(
+                f"Device {self.address} cannot run '{self.address.python}': {last}.",
+                hint=f"Name its Python: ssh://{self.address}?python=/usr/bin/python3",
+            )
+        how = f"killed by SIG{signal[0]}" if signal else f"exit status {status}"
+        return UnavailableError(
+            f"The agent on {self.address} ended without an answer ({how}). {last}".rstrip(),
+            hint="A kill is most often want of memory. Run the command again.",
+        )
+
+    async def _stop(self) -> None:
+        if self._connection is None:
+            return
+        agent = getattr(self, "_agent", None)
+        if agent is not None:
+            agent.stdin.write_eof()
+            try:
+                await asyncio.wait_for(agent.wait_closed(), 5)
+            except (asyncio.TimeoutError, self._ssh.Error, OSError):
+                agent.close()
+            self._listener.cancel()
+        self._connection.close()
+        await self._connection.wait_closed()
+
+    async def _translated(self, work: Coroutine[Any, Any, T]) -> T:
+        ssh = self._ssh
+        try:
+            return await work
+        except ssh.HostKeyNotVerifiable as error:
+            raise _host_key(self.address, str(error)) from error
+        except ssh.PermissionDenied as error:
+            raise UnavailableError(
+                f"Device {self.address} refuses the login: {error.reason}.",
+                hint=f"Give it your key: ssh-copy-id {self.address}",
+            ) from error
+        except ssh.SFTPError as error:
+            if isinstance(error, ssh.SFTPConnectionLost):
+                raise _lost(self.address, error) from error
+            raise UnavailableError(
+                f"Device {self.address}: files cannot be moved: {error.reason}.",
+                hint="Look at its disk: df -h ~/.cache",
+            ) from error
+        except (ssh.Error, BrokenPipeError) as error:
+            raise _lost(self.address, error) from error
+        except (OSError, asyncio.TimeoutError) as error:
+            raise UnavailableError(
+                f"Device {self.address} cannot be reached: {_words(error) or 'no answer'}.",
+                hint="Check its address, and that SSH is on: ssh " + str(self.address),
+            ) from error
+
+
+def _lost(address: Address, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"The connection to {address} was lost: {_words(error)}.",
+        hint="Run the command again: it carries on with what has arrived.",
+    )
+
+
+def _host_key(address: Address, reason: str) -> UnavailableError:
+    port = f"-p {address.port} " if address.port else ""
+    return UnavailableError(
+        f"The host key of {address} is not one that is known: {_words(reason)}.",
+        hint=f"If it is new, log in once and compare the key: ssh {port}{address.host}. If it was "
+        "known and has changed, somebody may be in between: ask whoever set the device up.",
+    )
+
+
+def _error(told: dict[str, Any], address: Address) -> EdgeVisionError:
+    kind = getattr(errors, told["kind"], UsageError)
+    message = f"On {address}: {told['message']}"
+    error: EdgeVisionError = kind(message, hint=told["hint"])
+    return error
+
+
+def _words(error: object) -> str:
+    return " ".join(str(error).split()).rstrip(".")

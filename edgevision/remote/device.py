@@ -1,0 +1,160 @@
+"""A device over SSH: what is measured and run on it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgevision.agent.arrays import read_arrays, write_arrays
+from edgevision.backends.base import Arrays, Artifact, Runner
+from edgevision.benchmark import BenchConfig, Samples
+from edgevision.errors import StorageError
+from edgevision.files import sha256_file
+from edgevision.remote.address import Address
+from edgevision.remote.connection import Connection, Progress
+from edgevision.remote.transfer import download, upload_part
+from edgevision.types import TensorSpec
+
+
+@contextmanager
+def connect(address: str | Address, **options: Any) -> Iterator[RemoteDevice]:
+    """The device at ``address`` within the block.
+
+    Args:
+        address: ``ssh://user@host[:port][?python=INTERPRETER]``.
+        options: for the SSH connection beside the user's own configuration.
+
+    Raises:
+        UsageError: ``address`` is none.
+        UnavailableError: it cannot be reached or used; says the way out.
+    """
+    place = Address.parse(address) if isinstance(address, str) else address
+    connection = Connection(place, **options)
+    try:
+        yield RemoteDevice(connection)
+    finally:
+        connection.close()
+
+
+class RemoteDevice:
+    """One connected device. Not for use by several threads at once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.address = connection.address
+        self.hello = connection.hello
+
+    def survey(self) -> dict[str, Any]:
+        """The machine, its backends, and which modules it lacks."""
+        found: dict[str, Any] = self._connection.call("survey")
+        return found
+
+    def sample(
+        self,
+        graphs: Mapping[str, Artifact],
+        feeds: Arrays,
+        *,
+        threads: int | None = None,
+        config: BenchConfig | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Samples, dict[str, Any]]:
+        """Durations of ``graphs`` on ``feeds`` there, interleaved, and the environment of it.
+
+        Raises:
+            UnavailableError: the device is in use, lost, or cannot run one of them.
+        """
+        found = self._connection.call(
+            "sample",
+            progress,
+            graphs={name: self._sent(artifact, progress) for name, artifact in graphs.items()},
+            feeds=self._send_arrays(feeds),
+            threads=threads,
+            config=asdict(config or BenchConfig()),
+        )
+        environment = found.pop("environment")
+        ns = {name: np.asarray(values, np.int64) for name, values in found.pop("ns").items()}
+        return Samples(ns=ns, **found), environment
+
+    def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
+        """Open ``artifact`` there; every call moves its arrays over the connection."""
+        graph = self._sent(artifact, None)
+        opened = self._connection.call("open", graph=graph, threads=threads)
+        return _RemoteRunner(self, opened)
+
+    def send(self, path: Path, progress: Progress | None = None) -> str:
+        """The file at ``path``, sent if it is not there; its name there."""
+        name = f"{sha256_file(path)}{path.suffix}"
+        found = self._connection.call("missing", names=[name])
+        if found["names"]:
+            size = path.stat().st_size
+            if size > found["free"]:
+                raise StorageError(
+                    f"{self.address}: '{path.name}' takes {_mb(size)}, {_mb(found['free'])} are "
+                    f"free in {self._connection.root}.",
+                    hint="Make room there.",
+                )
+            told = partial(progress, f"sending {path.name}") if progress else _silent
+            place = f"{self._connection.root}/files/{name}"
+            self._connection.run(upload_part(self._connection.sftp, path, place, told))
+            self._connection.call("accept", name=name)
+        return name
+
+    def fetch(self, offered: dict[str, Any], target: Path, progress: Progress | None) -> None:
+        """What the agent made, to ``target``."""
+        told = partial(progress, f"fetching {target.name}") if progress else _silent
+        place = f"{self._connection.root}/{offered['path']}"
+        self._connection.run(
+            download(self._connection.sftp, place, offered["sha256"], offered["size"], target, told)
+        )
+
+    def _sent(self, artifact: Artifact, progress: Progress | None) -> dict[str, Any]:
+        return {
+            "backend": artifact.backend,
+            "file": self.send(artifact.path, progress),
+            "meta": artifact.meta,
+        }
+
+    def _send_arrays(self, arrays: Arrays) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "arrays.npz"
+            write_arrays(path, arrays)
+            return self.send(path)
+
+
+class _RemoteRunner(Runner):
+    """An artifact that is open on a device. Outputs belong to the caller."""
+
+    def __init__(self, device: RemoteDevice, opened: dict[str, Any]) -> None:
+        super().__init__(_specs(opened["inputs"]), _specs(opened["outputs"]))
+        self._device, self._number = device, opened["number"]
+
+    def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        name = self._device._send_arrays(inputs)
+        offered = self._device._connection.call("infer", number=self._number, inputs=name)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "outputs.npz"
+            self._device.fetch(offered, path, None)
+            return read_arrays(path)
+
+    def _close_impl(self) -> None:
+        self._device._connection.call("close", number=self._number)
+
+
+def _specs(told: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(spec["name"], tuple(spec["shape"]), spec["dtype"]) for spec in told)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:.0f} MB"
+
+
+def _silent(done: int, total: int) -> None:
+    pass

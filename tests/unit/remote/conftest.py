@@ -1,0 +1,101 @@
+"""A real SSH server on the loopback, with keys of its own: the device of these tests."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@dataclass
+class Server:
+    """A running sshd and how to get in."""
+
+    port: int
+    folder: Path
+    log: Path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "known_hosts": str(self.folder / "known_hosts"),
+            "client_keys": [str(self.folder / "user_key")],
+            "config": None,
+            "agent_path": None,
+        }
+
+    @property
+    def url(self) -> str:
+        return self.address(self.port, sys.executable)
+
+    @property
+    def cache(self) -> Path:
+        """Where the agent keeps everything."""
+        return self.folder / "cache" / "edgevision"
+
+    def address(self, port: int, python: str) -> str:
+        return f"ssh://{getpass.getuser()}@127.0.0.1:{port}?python={python}"
+
+
+def start(folder: Path) -> Iterator[Server]:
+    """An sshd of its own that lets ``user_key`` in; its sessions cache in ``folder/cache``."""
+    if SSHD is None:
+        pytest.skip("no sshd on this machine")
+    for name in ("host_key", "user_key"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True
+        )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    host_key = (folder / "host_key.pub").read_text()
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    shutil.copy(folder / "user_key.pub", folder / "authorized")
+    config = folder / "sshd_config"
+    config.write_text(
+        f"""
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized
+PidFile {folder}/pid
+StrictModes no
+UsePAM no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+Subsystem sftp internal-sftp
+SetEnv XDG_CACHE_HOME={folder}/cache HOME={folder} PYTHONWARNINGS=error
+"""
+    )
+    log = folder / "log"
+    with suppress(PermissionError):  # where root's sshd goes to lose its rights
+        Path("/run/sshd").mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen([SSHD, "-D", "-f", str(config), "-E", str(log)])
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.02)
+        yield Server(port, folder, log)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    yield from start(tmp_path)

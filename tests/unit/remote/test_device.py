@@ -1,0 +1,325 @@
+"""A device over a real SSH connection: what runs there, and every way in which it goes wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgevision.backends import get_backend
+from edgevision.backends.base import Artifact
+from edgevision.benchmark import BenchConfig
+from edgevision.errors import InputError, StorageError, UnavailableError, UsageError
+from edgevision.remote import Address, RemoteDevice, connect
+from tests.conformance.graphs import float_net
+from tests.unit.remote.conftest import Server
+
+QUICK = BenchConfig(seconds=0.3, min_rounds=5)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Artifact:
+    return Artifact("onnxruntime", float_net(tmp_path / "net.onnx"))
+
+
+@pytest.fixture
+def device(server: Server) -> Iterator[RemoteDevice]:
+    with connect(server.url, **server.options) as found:
+        yield found
+
+
+def inputs_of(graph: Artifact) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    with get_backend("onnxruntime").open(graph) as runner:
+        return {
+            spec.name: generator.normal(
+                size=[n if isinstance(n, int) else 2 for n in spec.shape]
+            ).astype(spec.dtype)
+            for spec in runner.input_specs
+        }
+
+
+def test_infers_what_this_machine_infers(device: RemoteDevice, graph: Artifact) -> None:
+    inputs = inputs_of(graph)
+    with get_backend("onnxruntime").open(graph) as runner:
+        here = runner.infer(inputs)
+    with device.open(graph) as runner:
+        there = runner.infer(inputs)
+        again = runner.infer(inputs)
+    assert sorted(there) == sorted(here)
+    for name, values in here.items():
+        np.testing.assert_array_equal(there[name], values)
+        np.testing.assert_array_equal(again[name], values)
+
+
+def test_measures_there(device: RemoteDevice, graph: Artifact) -> None:
+    told: list[tuple[str, int, int]] = []
+    samples, environment = device.sample(
+        {"a": graph, "b": graph},
+        inputs_of(graph),
+        threads=1,
+        config=QUICK,
+        progress=lambda *what: told.append(what),
+    )
+    assert samples.ns["a"].shape == samples.ns["b"].shape
+    assert (samples.ns["a"] > 0).all()
+    assert environment["device"]["architecture"] == os.uname().machine
+    assert {phase for phase, _, _ in told} >= {"warm-up", "measure"}
+
+
+def test_survey_tells_machine_and_backends(device: RemoteDevice) -> None:
+    found = device.survey()
+    assert found["backends"]["onnxruntime"]["runs"]["ok"]
+    assert not found["backends"]["tensorrt"]["runs"]["ok"]
+    assert found["modules"]["numpy"] == np.__version__
+
+
+def test_sends_once(server: Server, graph: Artifact) -> None:
+    told: list[str] = []
+    for _ in range(2):
+        with connect(server.url, **server.options) as device:
+            device.send(graph.path, lambda phase, done, total: told.append(phase))
+            assert len(list((server.cache / "agents").iterdir())) == 1
+    assert told.count(f"sending {graph.path.name}") == 2  # at the beginning and at the end
+    assert not list((server.cache / "work").iterdir())
+
+
+def test_a_damaged_file_is_sent_again(
+    server: Server, device: RemoteDevice, graph: Artifact
+) -> None:
+    name = device.send(graph.path)
+    stored = server.cache / "files" / name
+    stored.write_bytes(b"x" + stored.read_bytes()[1:])
+    assert device.send(graph.path) == name
+    assert stored.read_bytes() == graph.path.read_bytes()
+
+
+def test_errors_keep_their_kind(device: RemoteDevice, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match=r"On .*127\.0\.0\.1.* is no whole ONNX file"):
+        device.open(Artifact("onnxruntime", tmp_path / "bad.onnx"))
+
+
+def test_names_that_leave_the_folder_are_refused(device: RemoteDevice) -> None:
+    for name in ("../../etc/passwd", "x" * 64, "a" * 64 + "/..", 7):
+        with pytest.raises(InputError, match="named by its sha256"):
+            device._connection.call("missing", names=[name])
+
+
+def test_unknown_host_key(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("")
+    with (
+        pytest.raises(UnavailableError, match=r"host key of .* is not one that is known") as caught,
+        connect(server.url, **{**server.options, "known_hosts": str(tmp_path / "none")}),
+    ):
+        pass
+    assert f"ssh -p {server.port}" in str(caught.value.hint)
+
+
+def test_changed_host_key(server: Server, tmp_path: Path) -> None:
+    other = (server.folder / "user_key.pub").read_text()
+    (tmp_path / "other").write_text(f"[127.0.0.1]:{server.port} {other}")
+    with (
+        pytest.raises(UnavailableError, match="host key"),
+        connect(server.url, **{**server.options, "known_hosts": str(tmp_path / "other")}),
+    ):
+        pass
+
+
+def test_refused_login(server: Server, tmp_path: Path) -> None:
+    key = tmp_path / "stranger"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    with (
+        pytest.raises(UnavailableError, match="refuses the login") as caught,
+        connect(server.url, **{**server.options, "client_keys": [str(key)]}),
+    ):
+        pass
+    assert "ssh-copy-id" in str(caught.value.hint)
+
+
+def test_nobody_there(server: Server) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        pytest.raises(UnavailableError, match="cannot be reached"),
+        connect(server.address(port, "python3"), **server.options),
+    ):
+        pass
+
+
+def test_no_such_interpreter(server: Server) -> None:
+    with (
+        pytest.raises(UnavailableError, match="cannot run '/no/python3'"),
+        connect(server.address(server.port, "/no/python3"), **server.options),
+    ):
+        pass
+
+
+class Cut:
+    """A way to ``port`` that breaks after so many bytes towards it."""
+
+    def __init__(self, port: int, after: int) -> None:
+        self._left = after
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        near, _ = self._listener.accept()
+        far = socket.create_connection(("127.0.0.1", self._target))
+        threading.Thread(target=self._back, args=(far, near), daemon=True).start()
+        while self._left > 0 and (data := near.recv(4096)):
+            far.sendall(data)
+            self._left -= len(data)
+        for end in (near, far):
+            end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._listener.close()
+
+    def _back(self, far: socket.socket, near: socket.socket) -> None:
+        try:
+            while data := far.recv(65536):
+                near.sendall(data)
+        except OSError:
+            pass
+
+
+def test_a_cut_transfer_is_carried_on(server: Server, tmp_path: Path) -> None:
+    large = tmp_path / "large.bin"
+    large.write_bytes(np.random.default_rng(0).bytes(24 << 20))
+    cut = Cut(server.port, 14 << 20)
+    known = (server.folder / "known_hosts").read_text()
+    (server.folder / "known_hosts").write_text(
+        known + known.replace(str(server.port), str(cut.port))
+    )
+    url = server.address(cut.port, server.url.partition("python=")[2])
+    with (
+        pytest.raises(UnavailableError, match="was lost") as caught,
+        connect(url, **server.options) as device,
+    ):
+        device.send(large)
+    assert "carries on" in str(caught.value.hint)
+    (part,) = (server.cache / "files").glob("*.part")
+    arrived = part.stat().st_size
+    assert 4 << 20 < arrived < 16 << 20
+    told: list[int] = []
+    with connect(server.url, **server.options) as device:
+        name = device.send(large, lambda phase, done, total: told.append(done))
+    assert told[0] > arrived - (8 << 20)
+    assert (server.cache / "files" / name).read_bytes() == large.read_bytes()
+    assert not list((server.cache / "files").glob("*.part"))
+
+
+def test_a_full_disk(server: Server, tmp_path: Path) -> None:
+    server.cache.parent.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(server.cache.parent)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        large = tmp_path / "large.bin"
+        large.write_bytes(bytes(8 << 20))
+        with connect(server.url, **server.options) as device:
+            with pytest.raises(StorageError, match=r"takes 8 MB, [34] MB are free"):
+                device.send(large)
+            assert device.survey()["modules"]["numpy"] is not None
+        assert not list((server.cache / "files").iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(server.cache.parent)], check=True)
+
+
+def test_a_killed_agent(server: Server, graph: Artifact) -> None:
+    with connect(server.url, **server.options) as device:
+
+        def kill(phase: str, done: int, total: int) -> None:
+            if phase == "measure":
+                os.kill(device.hello["pid"], signal.SIGKILL)
+
+        with pytest.raises(
+            UnavailableError, match=r"ended without an answer \(killed by SIGKILL\)"
+        ):
+            device.sample(
+                {"a": graph}, inputs_of(graph), config=BenchConfig(seconds=20), progress=kill
+            )
+    assert list((server.cache / "work").iterdir())
+    with connect(server.url, **server.options) as device:
+        device.sample({"a": graph}, inputs_of(graph), config=QUICK)
+    assert not list((server.cache / "work").iterdir())
+
+
+def test_two_at_once(server: Server, graph: Artifact) -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        def told(phase: str, done: int, total: int) -> None:
+            if phase == "measure":
+                running.set()
+
+        with connect(server.url, **server.options) as one:
+            one.sample({"a": graph}, inputs, config=BenchConfig(seconds=2.0), progress=told)
+        go_on.set()
+
+    inputs = inputs_of(graph)
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert running.wait(30)
+    with connect(server.url, **server.options) as two:
+        with pytest.raises(UnavailableError, match=r"in use: .* has run 'bench' since"):
+            two.sample({"a": graph}, inputs, config=QUICK)
+        assert go_on.wait(30)
+        two.sample({"a": graph}, inputs, config=QUICK)
+    thread.join()
+
+
+def test_whoever_goes_takes_the_agent_along(server: Server, graph: Artifact) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == "measure":
+            raise StoppedError
+
+    with connect(server.url, **server.options) as device, pytest.raises(StoppedError):
+        device.sample({"a": graph}, inputs_of(graph), config=BenchConfig(seconds=60), progress=stop)
+    for _ in range(100):
+        if not list((server.cache / "work").iterdir()):
+            break
+        time.sleep(0.05)
+    assert not list((server.cache / "work").iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(device.hello["pid"], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("jetson.local", "no address"),
+        ("http://jetson", "no address"),
+        ("ssh://", "no address"),
+        ("ssh://board/home", "no address"),
+        ("ssh://board:port", "Port could not be cast"),
+        ("ssh://me:secret@board", "password does not belong"),
+        ("ssh://board?pyton=3", "unknown 'pyton'"),
+    ],
+)
+def test_bad_addresses(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        Address.parse(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_addresses() -> None:
+    whole = Address.parse("ssh://me@board:2222?python=~/venv/bin/python")
+    assert whole == Address("board", "me", 2222, "~/venv/bin/python")
+    assert str(whole) == "me@board:2222"
+    assert Address.parse("ssh://board") == Address("board")
