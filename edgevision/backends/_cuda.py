@@ -1,6 +1,7 @@
 """The few CUDA runtime calls that running an engine takes, each checked.
 
-cuda-bindings moved its module in 12.8; JetPack 6 brings the older place.
+cuda-bindings moved its module in 12.8. Where it is not installed, as on a Jetson with what JetPack
+brings, the library is called itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevision.backends._cudart import Cudart
 from edgevision.errors import MissingExtraError, UnavailableError
 from edgevision.lazy import require
 
@@ -18,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class Cuda:
-    """The CUDA runtime of ``cuda-bindings``. Every call returns its value or raises.
+    """The CUDA runtime. Every call returns its value or raises.
+
+    Args:
+        runtime: ``cuda.bindings.runtime`` or what has its names; None for what is found here.
 
     Raises:
-        MissingExtraError: cuda-bindings is not installed.
+        MissingExtraError: there is neither cuda-bindings nor the library.
     """
 
-    def __init__(self) -> None:
-        try:
-            self._rt = require("cuda.bindings.runtime")
-        except MissingExtraError:
-            self._rt = require("cuda.cudart")
+    def __init__(self, runtime: Any = None) -> None:
+        self._rt = runtime or _found()
 
     def device_count(self) -> int:
         """GPUs that the driver shows; 0 without a driver."""
@@ -90,6 +92,15 @@ class Cuda:
             words = text.decode() if isinstance(text, bytes) else str(text)
             raise UnavailableError(f"CUDA: {words} ({getattr(error, 'name', error)}).")
         return values[0] if values else None
+
+
+def _found() -> Any:
+    for module in ("cuda.bindings.runtime", "cuda.cudart"):
+        try:
+            return require(module)
+        except MissingExtraError:
+            continue
+    return Cudart()
 
 
 class Buffer:
