@@ -1,4 +1,4 @@
-"""The CUDA runtime through ctypes, on NVIDIA's library and on one that plays a GPU in host memory."""
+"""The CUDA runtime through ctypes: NVIDIA's library, and one that plays a GPU in host memory."""
 
 from __future__ import annotations
 
