@@ -39,8 +39,9 @@ def survey(store: Store, progress: Progress) -> dict[str, Any]:
     if found["modules"]["numpy"] is None:
         return found
     from edgevision.backends import BACKENDS
-    from edgevision.devices import environment
+    from edgevision.devices import environment, this_machine
 
+    found["machine"] = asdict(this_machine())
     found["environment"] = environment()
     found["backends"] = {
         name: {
@@ -62,30 +63,20 @@ def sample(
     config: dict[str, Any],
 ) -> dict[str, Any]:
     """Durations of ``graphs``, interleaved: ``{"ns": {name: […]}, …}`` as ``Samples`` has it."""
-    from contextlib import ExitStack
-    from functools import partial
-
     from edgevision.agent.arrays import read_arrays
+    from edgevision.benchmark.machine import ThisMachine
     from edgevision.benchmark.sampling import BenchConfig
-    from edgevision.benchmark.sampling import sample as take
-    from edgevision.devices import environment
 
-    def told(phase: str, share: float) -> None:
-        progress(phase, round(100 * share), 100)
-
-    with machine_lock("bench"), ExitStack() as stack:
-        inputs = read_arrays(store.existing(feeds))
-        runs = {}
-        for name, graph in graphs.items():
-            runner = stack.enter_context(_opened(store, graph, threads))
-            runs[name] = partial(runner.infer, inputs)
-        before = environment()
-        samples = take(runs, BenchConfig(**config), progress=told)
-        return {
-            **asdict(samples),
-            "ns": {name: values.tolist() for name, values in samples.ns.items()},
-            "environment": {**before, "load_after": environment()["load"]},
-        }
+    with machine_lock("bench"):
+        samples, environment = ThisMachine().sample(
+            {name: _artifact(store, graph) for name, graph in graphs.items()},
+            read_arrays(store.existing(feeds)),
+            threads=threads,
+            config=BenchConfig(**config),
+            progress=lambda phase, share: progress(phase, round(100 * share), 100),
+        )
+    ns = {name: values.tolist() for name, values in samples.ns.items()}
+    return {**asdict(samples), "ns": ns, "environment": environment}
 
 
 def open_graph(
@@ -93,7 +84,9 @@ def open_graph(
 ) -> dict[str, Any]:
     """Open an artifact for ``infer``: its number and specs."""
     del progress
-    runner = _opened(store, graph, threads)
+    from edgevision.benchmark.machine import ThisMachine
+
+    runner = ThisMachine().open(_artifact(store, graph), threads=threads)
     number = max(_OPEN, default=0) + 1
     _OPEN[number] = runner
     return {
@@ -131,13 +124,6 @@ TASKS: dict[str, Callable[..., Any]] = {
     "infer": infer,
     "close": close_graph,
 }
-
-
-def _opened(store: Store, graph: dict[str, Any], threads: int | None) -> Runner:
-    from edgevision.backends import get_backend
-
-    backend = get_backend(graph["backend"])
-    return backend.open(_artifact(store, graph), threads=threads)
 
 
 def _artifact(store: Store, graph: dict[str, Any]) -> Artifact:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevision.benchmark.compare import Comparison, RunStats, compare
+from edgevision.benchmark.compare import Comparison, RunStats, compare, related
 from edgevision.benchmark.graphs import opened_graphs
 from edgevision.benchmark.sampling import BenchConfig, Samples, sample
 from edgevision.benchmark.statistics import Ratio, ratio_of_medians
@@ -16,5 +16,6 @@ __all__ = [
     "compare",
     "opened_graphs",
     "ratio_of_medians",
+    "related",
     "sample",
 ]

@@ -113,6 +113,20 @@ def compare(
         raise UsageError(f"Baseline '{baseline}' is none of the runs: {', '.join(runs)}.")
     before = environment()
     samples = sample(runs, config, clock=clock, progress=progress)
+    after = {**before, "load_after": environment()["load"]}
+    return related(samples, baseline=baseline, config=config, environment=after)
+
+
+def related(
+    samples: Samples, *, baseline: str, config: BenchConfig, environment: dict[str, Any]
+) -> Comparison:
+    """What ``compare`` makes of durations, wherever they were taken.
+
+    Args:
+        samples: of at least the run ``baseline``.
+        config: they were taken with.
+        environment: they were taken in.
+    """
     # A clock may not tell two quick moments apart; no duration is really zero.
     ns = {name: np.maximum(values, 1) for name, values in samples.ns.items()}
     return Comparison(
@@ -125,7 +139,7 @@ def compare(
         },
         samples=samples,
         config=config,
-        environment={**before, "load_after": environment()["load"]},
+        environment=environment,
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevision.backends import get_backend
 from edgevision.backends.base import Artifact, Backend
 from edgevision.benchmark.sampling import Run
 
@@ -32,10 +33,21 @@ def opened_graphs(
     Raises:
         ModelError: the backend cannot run one of the graphs.
     """
+    artifacts = {name: Artifact(backend.name, path) for name, path in paths.items()}
+    with opened_artifacts(artifacts, feeds, threads) as runs:
+        yield runs
+
+
+@contextmanager
+def opened_artifacts(
+    artifacts: Mapping[str, Artifact],
+    feeds: Mapping[str, npt.NDArray[Any]],
+    threads: int | None,
+) -> Iterator[dict[str, Run]]:
+    """The same for artifacts of any backends."""
     with ExitStack() as stack:
         runs: dict[str, Run] = {}
-        for name, path in paths.items():
-            artifact = Artifact(backend.name, path)
-            runner = stack.enter_context(backend.open(artifact, threads=threads))
-            runs[name] = partial(runner.infer, feeds)
+        for name, artifact in artifacts.items():
+            opened = get_backend(artifact.backend).open(artifact, threads=threads)
+            runs[name] = partial(stack.enter_context(opened).infer, feeds)
         yield runs

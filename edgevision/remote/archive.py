@@ -22,6 +22,7 @@ PATTERNS = (
     "benchmark/clock.py",
     "benchmark/compare.py",
     "benchmark/graphs.py",
+    "benchmark/machine.py",
     "benchmark/sampling.py",
     "benchmark/statistics.py",
     "devices/*.py",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ import numpy.typing as npt
 from edgevision.agent.arrays import read_arrays, write_arrays
 from edgevision.backends.base import Arrays, Artifact, Runner
 from edgevision.benchmark import BenchConfig, Samples
-from edgevision.errors import StorageError
+from edgevision.errors import StorageError, UnavailableError
 from edgevision.files import sha256_file
 from edgevision.remote.address import Address
 from edgevision.remote.connection import Connection, Progress
 from edgevision.remote.transfer import download, upload_part
-from edgevision.types import TensorSpec
+from edgevision.types import Availability, DeviceInfo, TensorSpec
 
 
 @contextmanager
@@ -45,16 +45,39 @@ def connect(address: str | Address, **options: Any) -> Iterator[RemoteDevice]:
 
 
 class RemoteDevice:
-    """One connected device. Not for use by several threads at once."""
+    """One connected device: a ``Machine``. Not for use by several threads at once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.address = connection.address
         self.hello = connection.hello
 
+    @property
+    def facts(self) -> DeviceInfo:
+        """What the device is."""
+        told = self.survey["machine"]
+        return DeviceInfo(**{**told, "cpu_features": tuple(told["cpu_features"])})
+
+    def can_run(self, backend: str) -> Availability:
+        """Whether artifacts of ``backend`` run on it."""
+        found = self.survey["backends"].get(backend)
+        if found is None:
+            return Availability(False, f"no backend '{backend}' for devices")
+        return Availability(**found["runs"])
+
+    @cached_property
     def survey(self) -> dict[str, Any]:
-        """The machine, its backends, and which modules it lacks."""
+        """The machine, its backends, and which modules it lacks.
+
+        Raises:
+            UnavailableError: its Python has no numpy.
+        """
         found: dict[str, Any] = self._connection.call("survey")
+        if found["modules"]["numpy"] is None:
+            raise UnavailableError(
+                f"{self.address}: its Python {self.hello['python']} has no numpy.",
+                hint="Install it there, on a Jetson with: sudo apt install python3-numpy",
+            )
         return found
 
     def sample(
@@ -64,17 +87,22 @@ class RemoteDevice:
         *,
         threads: int | None = None,
         config: BenchConfig | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[str, float], None] | None = None,
     ) -> tuple[Samples, dict[str, Any]]:
         """Durations of ``graphs`` on ``feeds`` there, interleaved, and the environment of it.
 
         Raises:
             UnavailableError: the device is in use, lost, or cannot run one of them.
         """
+
+        def told(phase: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(phase, done / max(1, total))
+
         found = self._connection.call(
             "sample",
-            progress,
-            graphs={name: self._sent(artifact, progress) for name, artifact in graphs.items()},
+            told,
+            graphs={name: self._sent(artifact, told) for name, artifact in graphs.items()},
             feeds=self._send_arrays(feeds),
             threads=threads,
             config=asdict(config or BenchConfig()),

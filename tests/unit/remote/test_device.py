@@ -18,6 +18,7 @@ import pytest
 from edgevision.backends import get_backend
 from edgevision.backends.base import Artifact
 from edgevision.benchmark import BenchConfig
+from edgevision.devices import this_machine
 from edgevision.errors import InputError, StorageError, UnavailableError, UsageError
 from edgevision.remote import Address, RemoteDevice, connect
 from tests.conformance.graphs import float_net
@@ -62,7 +63,7 @@ def test_infers_what_this_machine_infers(device: RemoteDevice, graph: Artifact) 
 
 
 def test_measures_there(device: RemoteDevice, graph: Artifact) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, float]] = []
     samples, environment = device.sample(
         {"a": graph, "b": graph},
         inputs_of(graph),
@@ -73,11 +74,13 @@ def test_measures_there(device: RemoteDevice, graph: Artifact) -> None:
     assert samples.ns["a"].shape == samples.ns["b"].shape
     assert (samples.ns["a"] > 0).all()
     assert environment["device"]["architecture"] == os.uname().machine
-    assert {phase for phase, _, _ in told} >= {"warm-up", "measure"}
+    assert {phase for phase, _ in told} >= {"warm-up", "measure"}
 
 
 def test_survey_tells_machine_and_backends(device: RemoteDevice) -> None:
-    found = device.survey()
+    assert device.facts == this_machine()
+    assert device.can_run("onnxruntime").ok
+    found = device.survey
     assert found["backends"]["onnxruntime"]["runs"]["ok"]
     assert not found["backends"]["tensorrt"]["runs"]["ok"]
     assert found["modules"]["numpy"] == np.__version__
@@ -232,7 +235,7 @@ def test_a_full_disk(server: Server, tmp_path: Path) -> None:
         with connect(server.url, **server.options) as device:
             with pytest.raises(StorageError, match=r"takes 8 MB, [34] MB are free"):
                 device.send(large)
-            assert device.survey()["modules"]["numpy"] is not None
+            assert device.survey["modules"]["numpy"] is not None
         assert not list((server.cache / "files").iterdir())
     finally:
         subprocess.run(["umount", "-l", str(server.cache.parent)], check=True)
@@ -241,7 +244,7 @@ def test_a_full_disk(server: Server, tmp_path: Path) -> None:
 def test_a_killed_agent(server: Server, graph: Artifact) -> None:
     with connect(server.url, **server.options) as device:
 
-        def kill(phase: str, done: int, total: int) -> None:
+        def kill(phase: str, share: float) -> None:
             if phase == "measure":
                 os.kill(device.hello["pid"], signal.SIGKILL)
 
@@ -261,7 +264,7 @@ def test_two_at_once(server: Server, graph: Artifact) -> None:
     running, go_on = threading.Event(), threading.Event()
 
     def first() -> None:
-        def told(phase: str, done: int, total: int) -> None:
+        def told(phase: str, share: float) -> None:
             if phase == "measure":
                 running.set()
 
@@ -285,7 +288,7 @@ def test_whoever_goes_takes_the_agent_along(server: Server, graph: Artifact) -> 
     class StoppedError(Exception):
         pass
 
-    def stop(phase: str, done: int, total: int) -> None:
+    def stop(phase: str, share: float) -> None:
         if phase == "measure":
             raise StoppedError
 
