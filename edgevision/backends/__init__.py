@@ -8,6 +8,7 @@ from edgevision.registry import Registry
 BACKENDS: Registry[type[Backend]] = Registry("backend")
 BACKENDS.add("pytorch", "edgevision.backends.pytorch:PyTorchBackend")
 BACKENDS.add("onnxruntime", "edgevision.backends.onnxruntime:OnnxRuntimeBackend")
+BACKENDS.add("openvino", "edgevision.backends.openvino:OpenVINOBackend")
 BACKENDS.add("tensorrt", "edgevision.backends.tensorrt:TensorRTBackend")
 BACKENDS.add("tensorrt_rtx", "edgevision.backends.tensorrt_rtx:TensorRTRTXBackend")
 

@@ -54,7 +54,7 @@ class OnnxFile:
     """The file's bytes and what was read off them.
 
     ``external`` names the files that hold weights of tensors kept outside; ``inputs`` leaves out
-    initializers.
+    initializers; of an output without a shape in the file, that of ``outputs`` is empty.
     """
 
     path: Path
@@ -62,6 +62,7 @@ class OnnxFile:
     opsets: dict[str, int]
     nodes: tuple[OnnxNode, ...]
     inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     external: tuple[str, ...]
 
     @cached_property
@@ -115,12 +116,14 @@ def _model(path: Path, data: bytes) -> OnnxFile:
                 if inner == 7:
                     reader.node(_message(part), 1)
     external = tuple(dict.fromkeys(reader.external))
-    return OnnxFile(path, data, opsets, tuple(reader.nodes), inputs, external)
+    outputs = tuple(reader.outputs)
+    return OnnxFile(path, data, opsets, tuple(reader.nodes), inputs, outputs, external)
 
 
 class _GraphReader:
     def __init__(self) -> None:
         self.nodes: list[OnnxNode] = []
+        self.outputs: list[TensorSpec] = []  # of the main graph
         self.external: list[str] = []
 
     def graph(self, data: memoryview, depth: int) -> tuple[TensorSpec, ...]:
@@ -137,6 +140,8 @@ class _GraphReader:
                 self.sparse(_message(value))
             elif number == 11:
                 inputs.append(_value_info(_message(value)))
+            elif number == 12 and depth == 0:
+                self.outputs.append(_value_info(_message(value)))
         return tuple(spec for spec in inputs if spec.name not in constants)
 
     def node(self, data: memoryview, depth: int) -> None:

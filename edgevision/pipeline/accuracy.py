@@ -46,13 +46,16 @@ def measure_accuracy(
     return Accuracy(metric.compute(), metric.per_class(), len(data))
 
 
-def evaluate_onnx(job: Job, path: Path, phase: str) -> dict[str, float]:
-    """The task's figures of an ONNX file on ONNX Runtime over the validation split.
+def evaluate_onnx(
+    job: Job, path: Path, phase: str, *, backend: str = "onnxruntime"
+) -> dict[str, float]:
+    """The task's figures of an ONNX file over the validation split.
 
     For choosing between graphs on the way; the verdict is measured through the runtime.
 
     Args:
         phase: what the progress bar says.
+        backend: that runs the file.
 
     Raises:
         DataError: an image cannot be read.
@@ -62,7 +65,7 @@ def evaluate_onnx(job: Job, path: Path, phase: str) -> dict[str, float]:
 
     data, batch = job.data.validation, job.fixed_batch or BATCH
     metric = job.task.metric(len(job.data.labels))
-    with get_backend("onnxruntime").open(Artifact("onnxruntime", path)) as runner:
+    with get_backend(backend).open(Artifact(backend, path)) as runner:
         name = runner.input_specs[0].name
         for start in range(0, len(data), batch):
             indices = range(start, min(start + batch, len(data)))

@@ -15,6 +15,7 @@ from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.build import artifact_of
 from edgevision.pipeline.stages.export import INPUT_NAME
 from edgevision.pipeline.stages.recover import TABLE, table_path
+from edgevision.pipeline.survey import graph_backend, runs_graphs
 from edgevision.types import TensorSpec
 
 GOLDEN_IMAGES = 8
@@ -39,6 +40,7 @@ def write_bundle(
         golden: add golden images and the outputs of the baseline and the shipped graph.
     """
     backend = job.target.backend
+    opens_graphs = backend if runs_graphs(job.target) else "onnxruntime"
     first = job.fixed_batch or "batch"
     inputs = [TensorSpec(INPUT_NAME, (first, *job.preprocessing.input_shape))]
     outputs = _output_specs(job)
@@ -57,7 +59,7 @@ def write_bundle(
             BASELINE,
             kind="onnx",
             role="baseline",
-            backend="onnxruntime",
+            backend=opens_graphs,
             precision="fp32",
         )
         for graph in found:
@@ -66,7 +68,7 @@ def write_bundle(
                 graph.file,
                 kind="onnx",
                 role=_role(graph.file, shipped, proven),
-                backend="onnxruntime",
+                backend=opens_graphs if graph.wanted else "onnxruntime",
                 precision=graph.precision,
                 scheme=graph.scheme,
                 target=job.target.name if graph.wanted else None,
@@ -80,7 +82,7 @@ def write_bundle(
         if golden:
             _add_golden(job, writer, [BASELINE, *([shipped] if shipped else [])])
         writer.finish(lineage=lineage(job), verdict=verdict)
-    if backend == "onnxruntime":
+    if runs_graphs(job.target):
         return  # the ONNX files themselves are the artifacts
     for graph in [g for g in found if g.wanted and shipped in (None, g.file)]:
         artifact = artifact_of(job, job.done("build"), graph.file)
@@ -155,9 +157,10 @@ def _add_golden(job: Job, writer: BundleWriter, names: list[str]) -> None:
     tensor = writer.add_golden_inputs([data.image(int(i)) for i in picked])
     paths = {BASELINE: job.done("export").path(BASELINE)}
     paths |= {graph.file: graph.path for graph in graphs(job)}
+    backend = graph_backend(job.target)
     for name in names:
-        artifact = Artifact("onnxruntime", paths[name])
-        with get_backend("onnxruntime").open(artifact, threads=1) as runner:
+        artifact = Artifact(backend, paths[name])
+        with get_backend(backend).open(artifact, threads=1) as runner:
             step = job.fixed_batch or len(tensor)
             parts = [
                 runner.infer({INPUT_NAME: tensor[i : i + step]})

@@ -71,9 +71,11 @@ def find_division(
     """
     from edgevision.quantization import emit
     from edgevision.quantization.mixed import divisions
+    from edgevision.quantization.timing import kernel_timer
 
     progress("timing layers", 0, 1)
-    found = divisions(float_path, int8_path, scheme, feeds, threads=threads, keep_float=keep_float)
+    timer = kernel_timer(backend, threads)
+    found = divisions(float_path, int8_path, scheme, feeds, timer, keep_float=keep_float)
     progress("timing layers", 1, 1)
     if not found:
         return Found(None, None, ())

@@ -13,7 +13,7 @@ from edgevision.errors import InputError
 from edgevision.pipeline.candidates import emission, graphs
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.matching import Match, match_layers
-from edgevision.runtime.choose import ranked
+from edgevision.runtime.choose import backend_for, ranked
 from edgevision.types import LayerInfo
 
 
@@ -144,7 +144,8 @@ def _reported_layers(bundle: Bundle, entry: ArtifactEntry) -> Sequence[LayerInfo
     from edgevision.backends import get_backend
     from edgevision.backends.base import Artifact
 
-    return get_backend("onnxruntime").layer_report(Artifact("onnxruntime", bundle.path(entry)))
+    name, _ = backend_for(entry)
+    return get_backend(name).layer_report(Artifact(name, bundle.path(entry)))
 
 
 def _report(bundle: Bundle) -> Report | None:

@@ -7,7 +7,15 @@ from collections.abc import Iterable, Sequence
 from edgevision.benchmark.report_schema import LayerRow
 
 # Layers that only change how numbers are stored or ordered, by the backends' own words.
-_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast", "reformat", "Reformat")
+_CONVERSIONS = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "FakeQuantize",
+    "Cast",
+    "Convert",
+    "reformat",
+    "Reformat",
+)
 _REORDERS = ("ReorderInput", "ReorderOutput", "Transpose", "Reorder", "shuffle")
 _MATRIX = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SHOWN = 3

@@ -150,6 +150,17 @@ def target_status(target: Target, machine: DeviceInfo | None = None) -> TargetSt
     return TargetStatus(target, builds, runs, None if builds.ok else backend.install)
 
 
+def runs_graphs(target: Target) -> bool:
+    """Whether ``target`` runs ONNX graphs as they are, so that they are its artifacts."""
+    return target.backend in BACKENDS and get_backend(target.backend).artifact_suffix == ".onnx"
+
+
+def graph_backend(target: Target) -> str:
+    """The backend to run a graph for ``target`` with: its own where that does and is here."""
+    here = runs_graphs(target) and get_backend(target.backend).can_run().ok
+    return target.backend if here else "onnxruntime"
+
+
 @dataclass(frozen=True)
 class TimingStatus:
     """Whether graphs can be timed as a target runs them; ``hint`` says how, or is empty."""

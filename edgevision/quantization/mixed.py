@@ -24,7 +24,7 @@ from edgevision.quantization.placement import NOTHING, infer_shapes, node_name, 
 from edgevision.quantization.regions import Link, UnitCost, divide, float_beginnings
 from edgevision.quantization.rules.base import Refusal
 from edgevision.quantization.schemes import get_scheme
-from edgevision.quantization.timing import QDQ, Kernel, conversion_time, time_kernels
+from edgevision.quantization.timing import QDQ, Kernel, Timer, conversion_time
 
 PRICES = (1.0, 2.0, 4.0, 8.0)  # of a conversion, in units of a bare Q or DQ
 BEGINNINGS = 3  # how many of the divisions with a float beginning
@@ -50,8 +50,8 @@ def divisions(
     int8_path: Path,
     scheme: str,
     feeds: Mapping[str, npt.NDArray[Any]],
+    timer: Timer,
     *,
-    threads: int | None = None,
     keep_float: Mapping[str, str] = NOTHING,
     prices: Sequence[float] = PRICES,
 ) -> list[Division]:
@@ -61,25 +61,25 @@ def divisions(
         float_path: the float model.
         int8_path: what ``emit`` made of it in the manner of ``scheme``, all else quantized.
         feeds: one array for each input; its shapes are those that times are for.
-        threads: of ONNX Runtime, None for its own choice.
+        timer: of the backend that the network is for (``kernel_timer``).
         keep_float: nodes that stay in float whatever they take, by name, each with why.
         prices: of a conversion, in units of a bare Q or DQ.
 
     Raises:
-        ModelError: ONNX Runtime cannot run one of the models.
+        ModelError: the backend cannot run one of the models.
     """
     model = load_onnx(float_path)
     graph = Graph(model)
     timed = _Timed(
         graph,
-        time_kernels(float_path, feeds, threads=threads),
-        time_kernels(int8_path, feeds, threads=threads),
+        timer(float_path, feeds),
+        timer(int8_path, feeds),
     )
     costs = timed.costs()
     for name in keep_float:
         if name in timed.unit:
             costs[timed.unit[name]] = replace(costs[timed.unit[name]], integer=None)
-    once, each = conversion_time(threads)
+    once, each = conversion_time(timer)
     sizes = _sizes(model, feeds)
     quantizable = _quantized(model, scheme)
 

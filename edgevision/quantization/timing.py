@@ -1,8 +1,9 @@
-"""Time of every kernel that ONNX Runtime runs, told of the nodes that the model's author wrote.
+"""Time of every kernel that a backend runs, told of the nodes that the model's author wrote.
 
-ONNX Runtime fuses, splits and renames nodes before it runs them. Its profile speaks of what is
-left; the optimised graph it can save, of what that reads and writes. A kernel counts for the source
-nodes behind its outputs, found by tensor name, by the node names it keeps, or by what lies between.
+Some backends tell of each layer which nodes it computes. ONNX Runtime fuses, splits and renames
+nodes before it runs them. Its profile speaks of what is left; the optimised graph it can save, of
+what that reads and writes. A kernel counts for the source nodes behind its outputs, found by tensor
+name, by the node names it keeps, or by what lies between.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,10 @@ from edgevision.errors import ModelError
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx
 from edgevision.quantization.placement import node_name
-from edgevision.types import GATE
+from edgevision.types import GATE, LayerInfo
+
+if TYPE_CHECKING:
+    from edgevision.backends.base import Backend
 
 RUNS = 24
 _WARM = 4  # first runs allocate
@@ -52,6 +56,61 @@ class Kernel:
     nodes: frozenset[str]
     integer: bool
     microseconds: float
+
+
+Timer = Callable[[Path, Mapping[str, npt.NDArray[Any]]], list[Kernel]]
+
+
+@runtime_checkable
+class TimesLayers(Protocol):
+    """A backend whose layer report has times, and of each layer the ONNX nodes that it computes."""
+
+    def time_layers(
+        self, path: Path, *, threads: int | None = None, beside_int8: bool = False
+    ) -> tuple[LayerInfo, ...]:
+        """The layers of the ONNX file at ``path``, timed with every free axis at 1.
+
+        With ``beside_int8`` a float file is run as the float part of an INT8 one would be.
+        """
+
+
+def kernel_timer(backend: Backend, threads: int | None = None) -> Timer:
+    """From an ONNX file and its inputs to its kernels as ``backend`` runs them.
+
+    Args:
+        backend: one that times its layers, else ONNX Runtime is meant.
+        threads: of it, None for its own choice.
+    """
+    if isinstance(backend, TimesLayers):
+        return lambda path, feeds: reported_kernels(backend, path, threads=threads)
+    return lambda path, feeds: time_kernels(path, feeds, threads=threads)
+
+
+def reported_kernels(
+    backend: TimesLayers, path: Path, *, threads: int | None = None
+) -> list[Kernel]:
+    """The kernels in the report of ``backend`` on the model at ``path``.
+
+    A layer that quantizes and computes nothing else counts as a QuantizeLinear. Nodes that no layer
+    names take no time of their own.
+
+    Raises:
+        ModelError: the backend cannot run the model.
+    """
+    operators = {node_name(node): node.op_type for node in load_onnx(path).graph.node}
+    kernels = []
+    for layer in backend.time_layers(path, threads=threads, beside_int8=True):
+        found = {operators[name] for name in layer.nodes if name in operators}
+        conversion = next(iter(found)) if len(found) == 1 and found <= set(QDQ) else None
+        kernels.append(
+            Kernel(
+                conversion or layer.operator,
+                frozenset(name.removesuffix(GATE) for name in layer.nodes),
+                layer.precision == "int8",
+                1000 * (layer.time_ms or 0.0),
+            )
+        )
+    return kernels
 
 
 def time_kernels(
@@ -235,10 +294,10 @@ def _left_over(
     return next((m for m in makers if m is not None and id(m) not in covered), reader)
 
 
-def conversion_time(threads: int | None = None) -> tuple[float, float]:
+def conversion_time(timer: Timer) -> tuple[float, float]:
     """Microseconds that a QuantizeLinear or DequantizeLinear takes: (once, for each element).
 
-    Measured on two sizes of activations, the mean of both operators.
+    Measured with ``timer`` on two sizes of activations, the mean of both operators.
     """
     small, large = 1 << 12, 1 << 18
     with tempfile.TemporaryDirectory() as folder:
@@ -248,7 +307,7 @@ def conversion_time(threads: int | None = None) -> tuple[float, float]:
         feeds: dict[str, npt.NDArray[Any]] = {
             f"x{n}": random.normal(size=(1, n)).astype(np.float32) for n in (small, large)
         } | {f"i{n}": random.integers(0, 255, (1, n)).astype(np.uint8) for n in (small, large)}
-        kernels = time_kernels(path, feeds, threads=threads)
+        kernels = timer(path, feeds)
     times = {
         size: fmean(k.microseconds for k in kernels if k.nodes & {f"q{size}", f"d{size}"})
         for size in (small, large)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _ROLES = ("baseline", "shipped")
 _ENGINES_FIRST = ("shipped", "candidate", "baseline", None)
 _UNPROVEN = "its accuracy was never proven in this bundle; name it to run it"
+ONNXRUNTIME = "onnxruntime"  # in every install, and runs any ONNX file
+# Which target this machine's processor is, by the backend that runs an ONNX file.
+_CPU_TARGETS = {"openvino": "cpu-openvino"}
+_CPU = "cpu"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,18 @@ def asked_for(manifest: Manifest, artifact: str) -> ArtifactEntry:
     return entry
 
 
+def backend_for(entry: ArtifactEntry) -> tuple[str, str | None]:
+    """The backend that runs ``entry`` here, and why it is not the one that was measured.
+
+    An ONNX file whose backend is not here runs on ONNX Runtime.
+    """
+    name = entry.backend or ONNXRUNTIME
+    if entry.kind == "engine":
+        return name, None
+    obstacle = _backend_obstacle(name)
+    return (name, None) if obstacle is None else (ONNXRUNTIME, obstacle)
+
+
 def by_default(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
     """As ``ranked``, for a caller who named none: what is not proven to be good is passed over.
 
@@ -86,7 +102,7 @@ def ranked(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]
 
     Engines of this machine come first, the shipped one before others, then the shipped ONNX file,
     then a candidate of the machine's quantization scheme, then the FP32 baseline, which runs
-    anywhere.
+    anywhere. An INT8 file is for the backend that it was measured on, no other.
     """
     entries = manifest.runnable()
     engines = [entry for entry in entries if entry.kind == "engine"]
@@ -95,10 +111,12 @@ def ranked(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]
     onnx = [entry for entry in entries if entry.kind == "onnx"]
     for entry in onnx:
         if entry.role == "shipped":
-            yield entry, _onnx_reason(entry, "the network that the verdict speaks of"), _cpu(entry)
+            reason = _onnx_reason(entry, "the network that the verdict speaks of")
+            yield entry, reason, _onnx_obstacle(entry)
     for entry in onnx:
         if entry.role == "candidate" and entry.scheme is not None:
-            yield entry, _onnx_reason(entry, "made for other machines too"), _cpu(entry)
+            reason = _onnx_reason(entry, "made for other machines too")
+            yield entry, reason, _onnx_obstacle(entry)
     for entry in onnx:
         if entry.role == "baseline":
             yield entry, "the FP32 baseline, which runs anywhere", None
@@ -108,14 +126,17 @@ def _onnx_reason(entry: ArtifactEntry, reason: str) -> str:
     return reason if entry.scheme is None else f"{reason}, of this CPU's scheme {entry.scheme}"
 
 
-def _cpu(entry: ArtifactEntry) -> str | None:
-    """Why an ONNX file is not for this CPU."""
+def _onnx_obstacle(entry: ArtifactEntry) -> str | None:
+    """Why an ONNX file is not for this CPU, or for what is installed."""
     if entry.scheme is None:
         return None
     from edgevision.devices import this_machine
     from edgevision.targets import load_target
 
-    scheme = load_target("cpu").scheme
+    name, missing = backend_for(entry)
+    if missing is not None:
+        return missing
+    scheme = load_target(_CPU_TARGETS.get(name, _CPU)).scheme
     if scheme == entry.scheme:
         return None
     return (
@@ -126,14 +147,11 @@ def _cpu(entry: ArtifactEntry) -> str | None:
 
 def _engine_obstacle(entry: ArtifactEntry) -> str | None:
     """Why an engine cannot run here, as far as that can be known before it is opened."""
-    from edgevision.backends import BACKENDS, get_backend
     from edgevision.devices import this_machine
 
-    if entry.backend is None or entry.backend not in BACKENDS:
-        return f"its backend '{entry.backend}' is unknown to this version"
-    available = get_backend(entry.backend).can_run()
-    if not available.ok:
-        return available.reason
+    obstacle = _backend_obstacle(entry.backend)
+    if obstacle is not None:
+        return obstacle
     built = entry.meta.get("compute_capabilities")
     if built is None:
         return None  # of a backend whose artifacts are not tied to a GPU
@@ -142,3 +160,16 @@ def _engine_obstacle(entry: ArtifactEntry) -> str | None:
     if here not in names:
         return f"built for SM {', '.join(names) or 'unknown'}, this GPU is SM {here or 'unknown'}"
     return None
+
+
+def _backend_obstacle(name: str | None) -> str | None:
+    """Why nothing can be run here with the backend called ``name``."""
+    from edgevision.backends import BACKENDS, get_backend
+
+    if name is None or name not in BACKENDS:
+        return f"its backend '{name}' is unknown to this version"
+    backend = get_backend(name)
+    available = backend.can_run()
+    if available.ok:
+        return None
+    return f"{available.reason} ({backend.install})" if backend.install else available.reason

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgevision.errors import BundleError, DataError, InputError, UnavailableError
 from edgevision.preprocessing import Float32
 from edgevision.runtime import inputs
-from edgevision.runtime.choose import Choice, asked_for, by_default
+from edgevision.runtime.choose import ONNXRUNTIME, Choice, asked_for, backend_for, by_default
 from edgevision.tasks import get_task
 from edgevision.tasks.base import Prediction
 
@@ -178,7 +178,8 @@ def load(
     """Open a bundle with the best artifact that this machine can run.
 
     Every hash is checked first. An engine whose compute capability is this GPU's comes before the
-    ONNX file of this CPU's quantization scheme, and that before the FP32 baseline. Where the
+    ONNX file of this CPU's quantization scheme, run by the backend that it was measured on, and
+    that before the FP32 baseline. Where the
     bundle's verdict failed, the baseline runs, and an engine whose accuracy was never proven does
     not. ``model.choice`` says which was taken and why the others were not.
 
@@ -224,8 +225,9 @@ def _open(bundle: Bundle, artifact: str | None, threads: int | None) -> tuple[Ru
             try:
                 return _open_entry(bundle, entry, threads), _choice(entry, reason, passed_over)
             except (UnavailableError, InputError) as error:
-                # An engine that fits by its sidecar may still be refused, by a driver for instance.
-                if entry.kind != "engine":
+                # An engine that fits by its sidecar may still be refused, by a driver for instance;
+                # so may a graph, by another version of the SDK.
+                if backend_for(entry)[0] == ONNXRUNTIME and entry.kind != "engine":
                     raise
                 obstacle = error.message
                 _LOG.warning("%s does not open here: %s", entry.path, obstacle)
@@ -239,14 +241,16 @@ def _open_entry(bundle: Bundle, entry: ArtifactEntry, threads: int | None) -> Ru
     from edgevision.backends import get_backend
     from edgevision.backends.base import Artifact
 
-    name = entry.backend if entry.kind == "engine" and entry.backend else "onnxruntime"
+    name, _ = backend_for(entry)
     return get_backend(name).open(
         Artifact(name, bundle.path(entry), dict(entry.meta)), threads=threads
     )
 
 
 def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str]) -> Choice:
-    name = entry.backend if entry.kind == "engine" and entry.backend else "onnxruntime"
+    name, missing = backend_for(entry)
+    if missing is not None:
+        reason = f"{reason}; not on {entry.backend}: {missing}"
     return Choice(entry.path, name, entry.precision, entry.scheme, reason, tuple(passed_over))
 
 

@@ -273,8 +273,8 @@ def test_listing_backends_imports_no_sdk() -> None:
     code = (
         "import sys; from edgevision.backends import BACKENDS, get_backend\n"
         "for name in BACKENDS: get_backend(name)\n"
-        "print(*(n for n in ('torch', 'onnx', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'cuda')"
-        " if n in sys.modules))"
+        "print(*(n for n in ('torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt',"
+        " 'tensorrt_rtx', 'cuda') if n in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -15,6 +15,7 @@ from edgevision.pipeline.accuracy import evaluate_onnx
 from edgevision.pipeline.job import Job
 from edgevision.pipeline.stages.quantize import emitted, quantized_from
 from edgevision.pipeline.store import Stage
+from edgevision.pipeline.survey import graph_backend
 from edgevision.pipeline.verdict import keeps_budget
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Recover(Stage[Job]):
         return {
             "quantize": job.key("quantize"),
             "scheme": job.target.scheme,
+            "measured_on": graph_backend(job.target),
             "budget": job.recipe.verify.max_accuracy_drop,
             "qat": job.recipe.quantize.qat.model_dump(mode="json"),
         }
@@ -118,7 +120,8 @@ class _Recovery:
 
     def _accuracy(self, path: Path, what: str) -> float:
         metric = self.job.task.metric_name
-        return evaluate_onnx(self.job, path, f"accuracy of {what}")[metric]
+        backend = graph_backend(self.job.target)
+        return evaluate_onnx(self.job, path, f"accuracy of {what}", backend=backend)[metric]
 
     def _choose_ranges(self) -> None:
         """Take the best of all calibrators, by accuracy; the first that is enough ends it."""

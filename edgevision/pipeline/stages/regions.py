@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.backends import get_backend
-from edgevision.backends.base import Artifact
+from edgevision.backends.onnx_file import read_onnx
 from edgevision.files import write_json
 from edgevision.pipeline.divide import find_division
 from edgevision.pipeline.job import Job
@@ -74,7 +74,6 @@ def times_regions(job: Job) -> bool:
 
 def _feeds(job: Job, graph: Path) -> dict[str, Any]:
     """One validation image, as the verify stage measures with."""
-    with get_backend("onnxruntime").open(Artifact("onnxruntime", graph), threads=1) as runner:
-        name = runner.input_specs[0].name
+    name = read_onnx(graph).inputs[0].name
     pixels = job.preprocessing.geometry(job.data.validation.image(0))
     return {name: job.preprocessing.normalize(pixels[None])}

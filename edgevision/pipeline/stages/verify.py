@@ -74,7 +74,8 @@ class Verify(Stage[Job]):
         wanted = [graph for graph in graphs(job) if graph.wanted]
         names = [BASELINE, *(graph.file for graph in wanted)]
         artifacts = _artifacts(job, draft)
-        accuracies = {n: self._accuracy(job, draft, n, artifacts.get(n, n)) for n in names}
+        measured = {n: self._accuracy(job, draft, n, artifacts.get(n, n)) for n in names}
+        accuracies = {name: accuracy for name, (accuracy, _) in measured.items()}
         comparison = self._latency(job, wanted)
         shutil.rmtree(draft)
         metric = job.task.metric_name
@@ -107,21 +108,23 @@ class Verify(Stage[Job]):
             "target": job.target.name,
             "metric": metric,
             "images": baseline.images,
-            "accuracy_on": "onnxruntime" if comparison is None else job.target.backend,
+            "accuracy_on": measured[names[-1]][1],
             "rows": rows,
             "verdict": asdict(verdict),
             "comparison": comparison.to_dict() if comparison else None,
         }
         write_json(work / "verify.json", figures)
 
-    def _accuracy(self, job: Job, draft: Path, name: str, artifact: str) -> Accuracy:
+    def _accuracy(self, job: Job, draft: Path, name: str, artifact: str) -> tuple[Accuracy, str]:
+        """Of an artifact in the draft, and the backend that it ran on."""
         from edgevision.runtime import load
 
         phase = f"accuracy of {name}"
         with load(draft, artifact=artifact, threads=job.recipe.verify.threads) as model:
-            return measure_accuracy(
+            found = measure_accuracy(
                 model, job.data.validation, lambda done, total: job.progress(phase, done, total, "")
             )
+            return found, model.choice.backend
 
     def _latency(self, job: Job, wanted: list[Graph]) -> Comparison | None:
         from edgevision.benchmark import BenchConfig, compare

@@ -56,7 +56,7 @@ def rows(network, scheme, backend, folder):
     noise = layer_noise(path, table, scheme, images, threads=1)
     facts = node_facts(load_onnx(path), table, get_scheme(scheme), report.nodes, noise)
     asked = [LayerRow(**asdict(fact)) for fact in facts]
-    if backend == "onnxruntime":
+    if get_backend(backend).artifact_suffix == ".onnx":
         artifact = Artifact(backend, folder / "q.onnx")
     else:
         options = BuildOptions(compute_capabilities=("86",))
@@ -94,6 +94,20 @@ def test_onnxruntime_float_graph_with_blocked_layouts(network, tmp_path):
     assert len(matches) == len(nodes)
     owners = [matches[node_label(node)].owned for node in nodes if node.operator == "Conv"]
     assert owners == [[0], [1], [2]], "each has a kernel of its own"
+
+
+def test_openvino_names_every_node_that_it_computes(network, tmp_path):
+    backend = get_backend("openvino")
+    if not backend.can_run().ok:
+        pytest.skip(backend.can_run().reason)
+    asked, layers, found = rows(network, "openvino", "openvino", tmp_path)
+    nodes = [row for row in found if row.asked is not None]
+    assert [row.name for row in nodes] == [row.name for row in asked], "in the graph's order"
+    assert all(row.used == "int8" for row in nodes if row.operator == "Conv")
+    assert all(row.used for row in nodes), "each is found in some layer"
+    assert all(row.time_ms is not None for row in nodes if row.operator in ("Conv", "Gemm"))
+    total = sum(layer.time_ms or 0 for layer in layers)
+    assert sum(row.time_ms or 0 for row in found) == pytest.approx(total)
 
 
 def test_tensorrt_rtx_names_every_node(network, tmp_path):

@@ -4,12 +4,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgevision.backends import get_backend
 from edgevision.export import save_onnx
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx
 from edgevision.quantization import calibrate, emit
 from edgevision.quantization.mixed import _Timed, divisions
-from edgevision.quantization.timing import Kernel
+from edgevision.quantization.timing import Kernel, kernel_timer
 
 
 def weights(*shape, seed=0):
@@ -79,7 +80,7 @@ def test_units_times_and_inner_conversions(case):
 
 def test_divisions_keep_integers_where_they_pay(case, tmp_path):
     path, int8, table, feeds = case
-    found = divisions(path, int8, "x86-vnni", feeds, threads=1)
+    found = divisions(path, int8, "x86-vnni", feeds, kernel_timer(get_backend("onnxruntime"), 1))
     assert len({frozenset(d.keep_float) for d in found}) == len(found)
     for number, division in enumerate(found):
         assert not division.integer & division.keep_float.keys()

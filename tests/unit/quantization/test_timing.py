@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgevision.backends import get_backend
 from edgevision.errors import ModelError
 from edgevision.export import save_onnx
 from edgevision.quantization import calibrate, emit
-from edgevision.quantization.timing import QDQ, conversion_time, time_kernels
+from edgevision.quantization.timing import (
+    QDQ,
+    conversion_time,
+    kernel_timer,
+    reported_kernels,
+    time_kernels,
+)
 
 
 def weights(*shape, seed=0):
@@ -91,13 +98,34 @@ def test_integer_kernels_and_what_is_written_out(paths):
     assert all(k.integer for k in [*swish, *gate])
 
 
+def test_a_backend_that_names_nodes_tells_its_kernels_itself(paths, tmp_path):
+    backend = get_backend("openvino")
+    if not backend.can_run().ok:
+        pytest.skip(backend.can_run().reason)
+    path, _, feeds = paths
+    table = calibrate(path, [np.ones((1, 8, 16, 16), np.float32)], method="minmax", threads=1)
+    int8 = tmp_path / "openvino.onnx"
+    emit(path, table, "openvino", int8)
+    floats = reported_kernels(backend, path, threads=1)
+    assert {"Conv_0", "Conv_8", "Add_9"} <= set(owned(floats))
+    assert not any(k.integer or k.operator in QDQ for k in floats)
+    integers = kernel_timer(backend, 1)(int8, feeds)
+    assert integers[0].operator == "QuantizeLinear", "the image is quantized first"
+    layers = {name for k in integers if k.integer for name in k.nodes}
+    assert {"Conv_0", "Conv_2", "Conv_8"} <= layers
+    assert all(k.microseconds > 0 for k in integers if k.nodes & {"Conv_0", "Conv_8"})
+
+
 def test_a_model_that_does_not_run_is_named(paths):
     path, _, _ = paths
     with pytest.raises(ModelError, match=r"float\.onnx: ONNX Runtime cannot run it"):
         time_kernels(path, {"x": np.zeros((1, 3, 16, 16), np.float32)}, threads=1, runs=1)
 
 
-def test_converting_more_elements_takes_longer():
-    once, each = conversion_time(1)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_converting_more_elements_takes_longer(backend):
+    if not get_backend(backend).can_run().ok:
+        pytest.skip(get_backend(backend).can_run().reason)
+    once, each = conversion_time(kernel_timer(get_backend(backend), 1))
     assert once >= 0
     assert each > 0
