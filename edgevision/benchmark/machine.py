@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgevision.backends import BACKENDS, get_backend
+from edgevision import devices
+from edgevision.backends import get_backend
 from edgevision.backends.base import Arrays, Artifact, Runner
 from edgevision.benchmark.graphs import opened_artifacts
 from edgevision.benchmark.sampling import BenchConfig, Samples, sample
-from edgevision.devices import environment, this_machine
 from edgevision.types import Availability, DeviceInfo
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Machine(Protocol):
-    """A machine that runs artifacts."""
+    """A machine that runs artifacts. As text: how to speak of it."""
 
     @property
     def facts(self) -> DeviceInfo:
@@ -53,15 +53,16 @@ class Machine(Protocol):
 class ThisMachine:
     """The machine of this process."""
 
+    def __str__(self) -> str:
+        return "this machine"
+
     @property
     def facts(self) -> DeviceInfo:
         """As ``this_machine``."""
-        return this_machine()
+        return devices.this_machine()
 
     def can_run(self, backend: str) -> Availability:
         """Whether artifacts of ``backend`` run here."""
-        if backend not in BACKENDS:
-            return Availability(False, f"its backend '{backend}' is unknown to this version")
         return get_backend(backend).can_run()
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
@@ -79,6 +80,6 @@ class ThisMachine:
     ) -> tuple[Samples, dict[str, Any]]:
         """As ``sample`` on the opened ``graphs``."""
         with opened_artifacts(graphs, feeds, threads) as runs:
-            before = environment()
+            before = devices.environment()
             samples = sample(runs, config or BenchConfig(), progress=progress)
-            return samples, {**before, "load_after": environment()["load"]}
+            return samples, {**before, "load_after": devices.environment()["load"]}

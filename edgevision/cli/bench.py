@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgevision.cli._device import DeviceOption, machine_of
 from edgevision.errors import NotFasterError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ and report.html. Exit code 5 where it is not faster.
 Example:
 
   edgevision bench bundle/ --seconds 20 --threads 2 --out bench/
+
+  edgevision bench bundle/ --device ssh://me@jetson
 """
 
 
@@ -45,6 +48,7 @@ def _bench(
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Time limit of each of the two measurements.")
     ] = 10.0,
+    device: DeviceOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json and report.html.")
@@ -56,13 +60,14 @@ def _bench(
     from edgevision.files import write_atomic
     from edgevision.pipeline.bench import bench_bundle
 
-    with Phases(Console(stderr=True)) as phases:
+    with machine_of(device) as machine, Phases(Console(stderr=True)) as phases:
         report = bench_bundle(
             bundle,
             artifact=artifact,
             against="baseline" if against == "fp32" else against,
             batch=batch,
             threads=threads,
+            machine=machine,
             config=BenchConfig(seconds=seconds, seed=seed),
             progress=lambda phase, share: phases(phase, round(100 * share), 100),
         )

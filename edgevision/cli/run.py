@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from edgevision.cli._device import DeviceOption, machine_of
 from edgevision.errors import DataError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ Examples:
   edgevision run bundle/ --source photo.jpg
 
   edgevision run bundle.zip --source photos/ --out drawn/ --json
+
+  edgevision run bundle/ --source photos/ --device ssh://me@jetson
 """
 _VIDEO = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 
@@ -46,6 +49,7 @@ def _run(
         str | None, typer.Option(help="baseline, shipped or a path in the bundle.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line a file.")] = False,
 ) -> None:
     from edgevision.runtime import load
@@ -54,7 +58,10 @@ def _run(
     errors = Console(stderr=True)
     failed = done = 0
     table = Table("prediction", Column("file", overflow="fold"))
-    with load(bundle, artifact=artifact, threads=threads) as model:
+    with (
+        machine_of(device) as machine,
+        load(bundle, artifact=artifact, threads=threads, machine=machine) as model,
+    ):
         errors.print(str(model.choice), highlight=False, markup=False, soft_wrap=True)
         results: Iterable[FileResult] = (
             model.predict_folder(place) if place.is_dir() else model.predict_files([place])

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgevision.cli._device import DeviceOption, machine_of
+
 if TYPE_CHECKING:
     from edgevision.pipeline.check import BundleCheck
 
@@ -38,17 +40,19 @@ def _verify(
         str | None, typer.Option(help="Measure the accuracy again, over this validation split.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     from edgevision.cli._progress import Phases
     from edgevision.pipeline.check import verify_bundle
 
     console = Console()
-    with Phases(Console(stderr=True)) as phases:
+    with machine_of(device) as machine, Phases(Console(stderr=True)) as phases:
         result = verify_bundle(
             bundle,
             data=data,
             threads=threads,
+            machine=machine,
             progress=lambda done, total: phases("accuracy", done, total),
         )
     if as_json:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edgevision.benchmark.compare import Comparison, compare
+from edgevision.benchmark.compare import Comparison, compare, related
+from edgevision.benchmark.machine import Machine
 from edgevision.benchmark.report_schema import (
     ComparisonSection,
     ModelSection,
@@ -33,12 +34,14 @@ def bench_bundle(
     batch: int = 1,
     threads: int | None = None,
     config: BenchConfig | None = None,
+    machine: Machine | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Measure what the runtime picks on this machine against another artifact of the bundle.
+    """Measure what the runtime picks on a machine against another artifact of the bundle.
 
     Two interleaved measurements: device (tensor in, tensor out) and end-to-end (image file in,
-    prediction out), both through ``edgevision.runtime`` on the bundle's golden images.
+    prediction out), both through ``edgevision.runtime`` on the bundle's golden images. On another
+    machine only the first: images are read here.
 
     Args:
         path: folder or zip.
@@ -47,6 +50,7 @@ def bench_bundle(
         batch: images a call.
         threads: of the CPU for both, None for the SDK's choice.
         config: limits of each of the two measurements; its ``images_per_call`` is set to ``batch``.
+        machine: to measure on, None for this one.
         progress: called with (phase, share done).
 
     Returns:
@@ -60,8 +64,8 @@ def bench_bundle(
     config = _with_batch(config or BenchConfig(), batch)
     with (
         open_bundle(path) as bundle,
-        load(bundle, artifact=against, threads=threads) as baseline,
-        load(bundle, artifact=artifact, threads=threads) as model,
+        load(bundle, artifact=against, threads=threads, machine=machine) as baseline,
+        load(bundle, artifact=artifact, threads=threads, machine=machine) as model,
     ):
         if model.choice.path == baseline.choice.path:
             raise UnavailableError(
@@ -69,8 +73,31 @@ def bench_bundle(
                 hint="\n".join(model.choice.passed_over) or "Name another with --artifact.",
             )
         models = {_label(baseline): baseline, _label(model): model}
+        if machine is not None:
+            device = _measured_on(machine, models, threads, config, progress)
+            return _report(bundle, device, None, threads)
         device, end_to_end = measure_models(models, bundle, config=config, progress=progress)
         return _report(bundle, device, end_to_end, threads)
+
+
+def _measured_on(
+    machine: Machine,
+    models: dict[str, Model],
+    threads: int | None,
+    config: BenchConfig,
+    progress: Progress | None,
+) -> Comparison:
+    """Device latency of ``models`` on ``machine``, the first the baseline."""
+    baseline = next(iter(models))
+    model = models[baseline]
+    samples, environment = machine.sample(
+        {name: model.artifact for name, model in models.items()},
+        {model.runner.input_specs[0].name: _golden_tensor(model.bundle, config.images_per_call)},
+        threads=threads,
+        config=config,
+        progress=progress,
+    )
+    return related(samples, baseline=baseline, config=config, environment=environment)
 
 
 def measure_models(
@@ -87,12 +114,10 @@ def measure_models(
         bundle: with golden images, at least one.
         config: limits of each measurement; ``images_per_call`` images go into every call.
     """
-    golden = bundle.manifest.golden
-    if golden is None:
-        raise BundleError(f"{bundle.source} has no golden images to measure with.")
     batch = config.images_per_call
-    rows = np.load(bundle.path(golden.tensor), allow_pickle=False)
-    tensor = np.ascontiguousarray(rows[np.arange(batch) % len(rows)])
+    tensor = _golden_tensor(bundle, batch)
+    golden = bundle.manifest.golden
+    assert golden is not None
     files = [bundle.path(golden.images[i % len(golden.images)]) for i in range(batch)]
     first = next(iter(models))
 
@@ -116,6 +141,15 @@ def measure_models(
     return device, end_to_end
 
 
+def _golden_tensor(bundle: Bundle, batch: int) -> Any:
+    """(batch, C, H, W) float32 of golden images."""
+    golden = bundle.manifest.golden
+    if golden is None:
+        raise BundleError(f"{bundle.source} has no golden images to measure with.")
+    rows = np.load(bundle.path(golden.tensor), allow_pickle=False)
+    return np.ascontiguousarray(rows[np.arange(batch) % len(rows)])
+
+
 def _device_run(model: Model, tensor: Any) -> Callable[[], object]:
     inputs = {model.runner.input_specs[0].name: tensor}
     return lambda: model.infer(inputs)
@@ -134,7 +168,7 @@ def _with_batch(config: BenchConfig, batch: int) -> BenchConfig:
 
 
 def _report(
-    bundle: Bundle, device: Comparison, end_to_end: Comparison, threads: int | None
+    bundle: Bundle, device: Comparison, end_to_end: Comparison | None, threads: int | None
 ) -> Report:
     stored = _stored(bundle)
     name, ratio = next(iter(device.ratios.items()))
@@ -149,7 +183,7 @@ def _report(
         update={
             "verdict": _verdict(stored.verdict, latency, bundle),
             "latency": _section(device),
-            "end_to_end": _section(end_to_end),
+            "end_to_end": _section(end_to_end) if end_to_end is not None else None,
             "environment": {"cpu_threads": threads or "chosen by the SDK", **device.environment},
         }
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgevision.benchmark.machine import Machine
 from edgevision.bundle import AccuracyVerdict, Bundle, open_bundle
 from edgevision.errors import AccuracyBudgetError, BundleError, DataError
 from edgevision.runtime import load
@@ -77,6 +78,7 @@ def verify_bundle(
     *,
     data: str | None = None,
     threads: int | None = None,
+    machine: Machine | None = None,
     progress: Progress | None = None,
 ) -> BundleCheck:
     """Check hashes and golden vectors, and with ``data`` the accuracy again.
@@ -85,6 +87,7 @@ def verify_bundle(
         path: folder or zip.
         data: as ``compress`` takes it; its validation split is measured.
         threads: of the CPU.
+        machine: that runs the artifacts, None for this one. Images are read and prepared here.
         progress: called with (images done, images) while measuring accuracy.
 
     Raises:
@@ -92,16 +95,22 @@ def verify_bundle(
         DataError: the data cannot be used, or has other labels.
     """
     with open_bundle(path) as bundle:
-        golden = check_golden(bundle, threads=threads)
-        with load(bundle, threads=threads) as model:
+        golden = check_golden(bundle, threads=threads, machine=machine)
+        with load(bundle, threads=threads, machine=machine) as model:
             choice = str(model.choice)
-        accuracy = _accuracy(bundle, data, threads, progress) if data is not None else None
+        accuracy = None
+        if data is not None:
+            accuracy = _accuracy(bundle, data, threads, machine, progress)
         sizes = [entry.size for entry in bundle.manifest.artifacts]
     return BundleCheck(len(sizes), sum(sizes), choice, golden, accuracy)
 
 
 def _accuracy(
-    bundle: Bundle, data: str, threads: int | None, progress: Progress | None
+    bundle: Bundle,
+    data: str,
+    threads: int | None,
+    machine: Machine | None,
+    progress: Progress | None,
 ) -> MeasuredAccuracy:
     from edgevision.data import load_data
     from edgevision.pipeline.accuracy import measure_accuracy
@@ -116,7 +125,7 @@ def _accuracy(
     # A failed verdict is measured too: what it speaks of, not the baseline that would run.
     failed = manifest.verdict is not None and not manifest.verdict.passed
     artifact = "shipped" if failed else None
-    with load(bundle, artifact=artifact, threads=threads) as model:
+    with load(bundle, artifact=artifact, threads=threads, machine=machine) as model:
         measured = measure_accuracy(model, splits.validation, progress)
         role = manifest.artifact(model.choice.path).role
         known = manifest.lineage.digests.get("validation")

@@ -52,6 +52,9 @@ class RemoteDevice:
         self.address = connection.address
         self.hello = connection.hello
 
+    def __str__(self) -> str:
+        return str(self.address)
+
     @property
     def facts(self) -> DeviceInfo:
         """What the device is."""

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgevision.benchmark.machine import ThisMachine
 from edgevision.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgevision.benchmark.machine import Machine
     from edgevision.bundle import ArtifactEntry, Manifest
 
 _ROLES = ("baseline", "shipped")
@@ -65,19 +67,21 @@ def asked_for(manifest: Manifest, artifact: str) -> ArtifactEntry:
     return entry
 
 
-def backend_for(entry: ArtifactEntry) -> tuple[str, str | None]:
-    """The backend that runs ``entry`` here, and why it is not the one that was measured.
+def backend_for(entry: ArtifactEntry, machine: Machine | None = None) -> tuple[str, str | None]:
+    """The backend that runs ``entry``, and why it is not the one that was measured.
 
-    An ONNX file whose backend is not here runs on ONNX Runtime.
+    An ONNX file whose backend is not there runs on ONNX Runtime. ``machine``: None for this one.
     """
     name = entry.backend or ONNXRUNTIME
     if entry.kind == "engine":
         return name, None
-    obstacle = _backend_obstacle(name)
+    obstacle = _backend_obstacle(name, machine or ThisMachine())
     return (name, None) if obstacle is None else (ONNXRUNTIME, obstacle)
 
 
-def by_default(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
+def by_default(
+    manifest: Manifest, machine: Machine | None = None
+) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
     """As ``ranked``, for a caller who named none: what is not proven to be good is passed over.
 
     That is an engine without a role, and all but the baseline where the verdict failed.
@@ -86,7 +90,7 @@ def by_default(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | N
     failed = None
     if verdict is not None and not verdict.passed:
         failed = ": ".join(["the bundle's verdict failed", *verdict.reasons[:1]])
-    for entry, reason, obstacle in ranked(manifest):
+    for entry, reason, obstacle in ranked(manifest, machine):
         if obstacle is None and entry.role is None:
             obstacle = _UNPROVEN
         if failed is None:
@@ -97,79 +101,82 @@ def by_default(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | N
             yield entry, reason, obstacle or f"{failed}; name it to run it"
 
 
-def ranked(manifest: Manifest) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
-    """Runnable artifacts, best first: (entry, reason for it, why it cannot run here or None).
+def ranked(
+    manifest: Manifest, machine: Machine | None = None
+) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
+    """Runnable artifacts, best first: (entry, reason for it, why it cannot run there or None).
 
     Engines of this machine come first, the shipped one before others, then the shipped ONNX file,
     then a candidate of the machine's quantization scheme, then the FP32 baseline, which runs
     anywhere. An INT8 file is for the backend that it was measured on, no other.
+    ``machine``: None for this one.
     """
+    machine = machine or ThisMachine()
     entries = manifest.runnable()
     engines = [entry for entry in entries if entry.kind == "engine"]
     for entry in sorted(engines, key=lambda entry: _ENGINES_FIRST.index(entry.role)):
-        yield entry, "an engine built for this machine", _engine_obstacle(entry)
+        yield entry, "an engine built for this machine", _engine_obstacle(entry, machine)
     onnx = [entry for entry in entries if entry.kind == "onnx"]
     for entry in onnx:
         if entry.role == "shipped":
             reason = _onnx_reason(entry, "the network that the verdict speaks of")
-            yield entry, reason, _onnx_obstacle(entry)
+            yield entry, reason, _onnx_obstacle(entry, machine)
     for entry in onnx:
         if entry.role == "candidate" and entry.scheme is not None:
             reason = _onnx_reason(entry, "made for other machines too")
-            yield entry, reason, _onnx_obstacle(entry)
+            yield entry, reason, _onnx_obstacle(entry, machine)
     for entry in onnx:
         if entry.role == "baseline":
-            yield entry, "the FP32 baseline, which runs anywhere", None
+            obstacle = _backend_obstacle(backend_for(entry, machine)[0], machine)
+            yield entry, "the FP32 baseline, which runs anywhere", obstacle
 
 
 def _onnx_reason(entry: ArtifactEntry, reason: str) -> str:
     return reason if entry.scheme is None else f"{reason}, of this CPU's scheme {entry.scheme}"
 
 
-def _onnx_obstacle(entry: ArtifactEntry) -> str | None:
-    """Why an ONNX file is not for this CPU, or for what is installed."""
+def _onnx_obstacle(entry: ArtifactEntry, machine: Machine) -> str | None:
+    """Why an ONNX file is not for that CPU, or for what is installed."""
+    name, missing = backend_for(entry, machine)
     if entry.scheme is None:
-        return None
-    from edgevision.devices import this_machine
+        return _backend_obstacle(name, machine)
     from edgevision.targets import load_target
 
-    name, missing = backend_for(entry)
     if missing is not None:
         return missing
-    scheme = load_target(_CPU_TARGETS.get(name, _CPU)).scheme
+    facts = machine.facts
+    scheme = load_target(_CPU_TARGETS.get(name, _CPU), machine=facts).scheme
     if scheme == entry.scheme:
         return None
     return (
         f"its quantization scheme is {entry.scheme}, and that of this CPU "
-        f"({this_machine().name or 'unknown'}) is {scheme or 'none: it has no INT8 dot product'}"
+        f"({facts.name or 'unknown'}) is {scheme or 'none: it has no INT8 dot product'}"
     )
 
 
-def _engine_obstacle(entry: ArtifactEntry) -> str | None:
-    """Why an engine cannot run here, as far as that can be known before it is opened."""
-    from edgevision.devices import this_machine
-
-    obstacle = _backend_obstacle(entry.backend)
+def _engine_obstacle(entry: ArtifactEntry, machine: Machine) -> str | None:
+    """Why an engine cannot run there, as far as that can be known before it is opened."""
+    obstacle = _backend_obstacle(entry.backend, machine)
     if obstacle is not None:
         return obstacle
     built = entry.meta.get("compute_capabilities")
     if built is None:
         return None  # of a backend whose artifacts are not tied to a GPU
-    here = (this_machine().compute_capability or "").replace(".", "")
+    here = (machine.facts.compute_capability or "").replace(".", "")
     names = [str(name).replace(".", "") for name in built] if isinstance(built, list) else []
     if here not in names:
         return f"built for SM {', '.join(names) or 'unknown'}, this GPU is SM {here or 'unknown'}"
     return None
 
 
-def _backend_obstacle(name: str | None) -> str | None:
-    """Why nothing can be run here with the backend called ``name``."""
+def _backend_obstacle(name: str | None, machine: Machine) -> str | None:
+    """Why nothing can be run there with the backend called ``name``."""
     from edgevision.backends import BACKENDS, get_backend
 
     if name is None or name not in BACKENDS:
         return f"its backend '{name}' is unknown to this version"
-    backend = get_backend(name)
-    available = backend.can_run()
+    available = machine.can_run(name)
     if available.ok:
         return None
-    return f"{available.reason} ({backend.install})" if backend.install else available.reason
+    install = get_backend(name).install
+    return f"{available.reason} ({install})" if install else available.reason

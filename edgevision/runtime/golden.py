@@ -15,6 +15,7 @@ from edgevision.runtime.inputs import read_image
 from edgevision.runtime.session import load
 
 if TYPE_CHECKING:
+    from edgevision.benchmark.machine import Machine
     from edgevision.bundle import ArtifactEntry, Bundle, Golden
 
 # An engine without outputs of its own is compared with the graph that it was built from; both
@@ -62,8 +63,12 @@ class GoldenResult:
         return all(check.ok for check in self.checks)
 
 
-def check_golden(bundle: Bundle, *, threads: int | None = None) -> GoldenResult:
-    """Decode and preprocess the golden images, and run every artifact that runs here on them.
+def check_golden(
+    bundle: Bundle, *, threads: int | None = None, machine: Machine | None = None
+) -> GoldenResult:
+    """Decode and preprocess the golden images, and run every artifact that runs on them.
+
+    ``machine``: that runs the artifacts, None for this one.
 
     Raises:
         BundleError: there are no golden vectors, they do not fit together, or an image does not
@@ -78,7 +83,7 @@ def check_golden(bundle: Bundle, *, threads: int | None = None) -> GoldenResult:
     tensor = _check_preprocessing(bundle, golden)
     checks: list[GoldenCheck] = []
     skipped: list[str] = []
-    for entry, _, obstacle in ranked(bundle.manifest):
+    for entry, _, obstacle in ranked(bundle.manifest, machine):
         reference = _reference(bundle, golden, entry)
         if obstacle is None and reference is None:
             obstacle = "no golden outputs are stored for it"
@@ -86,7 +91,7 @@ def check_golden(bundle: Bundle, *, threads: int | None = None) -> GoldenResult:
             skipped.append(f"{entry.path}: {obstacle}")
             continue
         try:
-            checks += _check_outputs(bundle, golden, entry, reference, tensor, threads)
+            checks += _check_outputs(bundle, golden, entry, reference, tensor, threads, machine)
         except EdgeVisionError as error:
             if entry.kind != "engine":
                 raise
@@ -133,9 +138,10 @@ def _check_outputs(
     reference: str,
     tensor: npt.NDArray[np.float32],
     threads: int | None,
+    machine: Machine | None,
 ) -> list[GoldenCheck]:
     allowance = 1.0 if reference == entry.path else _ENGINE_ALLOWANCE
-    with load(bundle, artifact=entry.path, threads=threads) as model:
+    with load(bundle, artifact=entry.path, threads=threads, machine=machine) as model:
         found = model.infer_tensor(tensor)
     checks = []
     for name, path in golden.outputs[reference].items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from edgevision.benchmark.machine import ThisMachine
 from edgevision.errors import BundleError, DataError, InputError, UnavailableError
 from edgevision.preprocessing import Float32
 from edgevision.runtime import inputs
@@ -22,7 +23,8 @@ from edgevision.tasks.base import Prediction
 if TYPE_CHECKING:
     from PIL import Image
 
-    from edgevision.backends.base import Runner
+    from edgevision.backends.base import Artifact, Runner
+    from edgevision.benchmark.machine import Machine
     from edgevision.bundle import ArtifactEntry, Bundle
 
     FileLike = str | Path | Image.Image
@@ -67,6 +69,14 @@ class Model:
         self._input, self._smallest, self._batch = _image_input(
             runner, manifest.artifact(choice.path), self.preprocessing.input_shape
         )
+
+    @property
+    def artifact(self) -> Artifact:
+        """What was opened, as a backend takes it."""
+        from edgevision.backends.base import Artifact
+
+        entry = self.bundle.manifest.artifact(self.choice.path)
+        return Artifact(self.choice.backend, self.bundle.path(entry), dict(entry.meta))
 
     @overload
     def __call__(self, source: FileLike) -> Prediction: ...
@@ -173,7 +183,11 @@ class Model:
 
 
 def load(
-    path: str | Path | Bundle, *, artifact: str | None = None, threads: int | None = None
+    path: str | Path | Bundle,
+    *,
+    artifact: str | None = None,
+    threads: int | None = None,
+    machine: Machine | None = None,
 ) -> Model:
     """Open a bundle with the best artifact that this machine can run.
 
@@ -188,6 +202,7 @@ def load(
         artifact: path of a runnable artifact in the bundle, or ``"baseline"`` or ``"shipped"``;
             None to choose.
         threads: of the CPU, None for the SDK's own choice.
+        machine: that runs the network, None for this one. Images are read and prepared here.
 
     Raises:
         BundleError: the bundle is damaged, tampered with or of an unknown version.
@@ -203,7 +218,7 @@ def load(
     owned = not isinstance(path, Bundle)
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     try:
-        runner, choice = _open(bundle, artifact, threads)
+        runner, choice = _open(bundle, artifact, threads, machine or ThisMachine())
         try:
             return Model(bundle, runner, choice, owns_bundle=owned)
         except BaseException:
@@ -215,40 +230,42 @@ def load(
         raise
 
 
-def _open(bundle: Bundle, artifact: str | None, threads: int | None) -> tuple[Runner, Choice]:
+def _open(
+    bundle: Bundle, artifact: str | None, threads: int | None, machine: Machine
+) -> tuple[Runner, Choice]:
+    def opened(entry: ArtifactEntry) -> Runner:
+        return machine.open(_artifact(bundle, entry, machine), threads=threads)
+
     if artifact is not None:
         entry = asked_for(bundle.manifest, artifact)
-        return _open_entry(bundle, entry, threads), _choice(entry, "asked for", [])
+        return opened(entry), _choice(entry, "asked for", [], machine)
     passed_over: list[str] = []
-    for entry, reason, obstacle in by_default(bundle.manifest):
+    for entry, reason, obstacle in by_default(bundle.manifest, machine):
         if obstacle is None:
             try:
-                return _open_entry(bundle, entry, threads), _choice(entry, reason, passed_over)
+                return opened(entry), _choice(entry, reason, passed_over, machine)
             except (UnavailableError, InputError) as error:
                 # An engine that fits by its sidecar may still be refused, by a driver for instance;
                 # so may a graph, by another version of the SDK.
-                if backend_for(entry)[0] == ONNXRUNTIME and entry.kind != "engine":
+                if backend_for(entry, machine)[0] == ONNXRUNTIME and entry.kind != "engine":
                     raise
                 obstacle = error.message
                 _LOG.warning("%s does not open here: %s", entry.path, obstacle)
         passed_over.append(f"{entry.path}: {obstacle}")
     raise UnavailableError(
-        "Nothing in the bundle runs on this machine: " + "; ".join(passed_over or ["it is empty"])
+        f"Nothing in the bundle runs on {machine}: " + "; ".join(passed_over or ["it is empty"])
     )
 
 
-def _open_entry(bundle: Bundle, entry: ArtifactEntry, threads: int | None) -> Runner:
-    from edgevision.backends import get_backend
+def _artifact(bundle: Bundle, entry: ArtifactEntry, machine: Machine) -> Artifact:
     from edgevision.backends.base import Artifact
 
-    name, _ = backend_for(entry)
-    return get_backend(name).open(
-        Artifact(name, bundle.path(entry), dict(entry.meta)), threads=threads
-    )
+    name, _ = backend_for(entry, machine)
+    return Artifact(name, bundle.path(entry), dict(entry.meta))
 
 
-def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str]) -> Choice:
-    name, missing = backend_for(entry)
+def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str], machine: Machine) -> Choice:
+    name, missing = backend_for(entry, machine)
     if missing is not None:
         reason = f"{reason}; not on {entry.backend}: {missing}"
     return Choice(entry.path, name, entry.precision, entry.scheme, reason, tuple(passed_over))
