@@ -13,13 +13,14 @@ from rich.table import Table
 from edgevision.errors import NotFasterError
 
 if TYPE_CHECKING:
-    from edgevision.benchmark.report_schema import ComparisonSection, Report
+    from edgevision.benchmark.report_schema import ComparisonSection, PowerSection, Report
 
 _HELP = """Measure a bundle on this machine: the artifact that runs here against FP32.
 
 Two measurements, both interleaved in random order and through the runtime that ships: device
-latency (tensor in, tensor out) and end-to-end (image file in, prediction out). Writes report.json
-and report.html. Exit code 5 where it is not faster.
+latency (tensor in, tensor out) and end-to-end (image file in, prediction out). Where power can be
+read (Jetson, RAPL), a third: watts and energy of an image. Writes report.json and report.html. Exit
+code 5 where it is not faster.
 
 Example:
 
@@ -42,9 +43,7 @@ def _bench(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of both sides.")] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, help="Time limit of each of the two measurements.")
-    ] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of each measurement.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json and report.html.")
@@ -73,6 +72,10 @@ def _bench(
     ):
         if section is not None:
             console.print(_table(title, section))
+    if report.power is not None:
+        console.print(_power_table(report.power))
+    for notice in report.conditions.notices if report.conditions is not None else ():
+        console.print(f"[yellow]Note:[/] {escape(notice)}", highlight=False, soft_wrap=True)
     if out is not None:
         write_atomic(out / "report.json", report.to_bytes())
         page = write_html(report, out / "report.html")
@@ -96,6 +99,23 @@ def _table(title: str, section: ComparisonSection) -> Table:
             f"{run.throughput:,.0f}",
             f"{run.samples:,}",
             f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else "1",
+        )
+    return table
+
+
+def _power_table(section: PowerSection) -> Table:
+    idle = "" if section.idle_w is None else f"; idle {section.idle_w:.2f} W, not subtracted"
+    title = f"Power ({', '.join(section.total_of)}{idle})"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for name in ("mean W", "peak W", "mJ/image"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, run in section.runs.items():
+        table.add_row(
+            escape(name.removesuffix(".onnx")),
+            f"{run.mean_w:.2f}",
+            f"{run.peak_w:.2f}",
+            f"{run.millijoules_per_image:.2f}",
         )
     return table
 

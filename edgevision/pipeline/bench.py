@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgevision.benchmark.compare import Comparison, compare
+from edgevision.benchmark.monitor import Monitor, Watched
+from edgevision.benchmark.power import PowerComparison, measure_power
 from edgevision.benchmark.report_schema import (
     ComparisonSection,
+    ConditionsSection,
     ModelSection,
+    PowerSection,
     Report,
     SizeRow,
     read_report,
 )
 from edgevision.benchmark.sampling import BenchConfig, Progress
 from edgevision.bundle import Bundle, LatencyVerdict, Verdict, open_bundle
+from edgevision.devices.sensors import Sensors, find_sensors
 from edgevision.errors import BundleError, UnavailableError
 from edgevision.runtime import Model, load
 
 REPORT_NAME = "report.json"
+_WATCH = 0.5  # seconds between readings beside a measurement of latency, of which power is none
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Both comparisons, what was seen during either, and power where it is readable.
+
+    ``watched`` is phase → what was seen, empty where there is nothing to see.
+    """
+
+    device: Comparison
+    end_to_end: Comparison
+    power: PowerComparison | None
+    watched: dict[str, Watched]
 
 
 def bench_bundle(
@@ -33,12 +53,14 @@ def bench_bundle(
     batch: int = 1,
     threads: int | None = None,
     config: BenchConfig | None = None,
+    sensors: Sensors | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure what the runtime picks on this machine against another artifact of the bundle.
 
     Two interleaved measurements: device (tensor in, tensor out) and end-to-end (image file in,
-    prediction out), both through ``edgevision.runtime`` on the bundle's golden images.
+    prediction out), both through ``edgevision.runtime`` on the bundle's golden images. Where power
+    is readable, a third one: power of the device run, each side by itself.
 
     Args:
         path: folder or zip.
@@ -46,7 +68,8 @@ def bench_bundle(
             ``artifact`` None: the runtime's own choice.
         batch: images a call.
         threads: of the CPU for both, None for the SDK's choice.
-        config: limits of each of the two measurements; its ``images_per_call`` is set to ``batch``.
+        config: limits of each measurement; its ``images_per_call`` is set to ``batch``.
+        sensors: of power, clocks and heat; None: what this machine has.
         progress: called with (phase, share done).
 
     Returns:
@@ -69,8 +92,9 @@ def bench_bundle(
                 hint="\n".join(model.choice.passed_over) or "Name another with --artifact.",
             )
         models = {_label(baseline): baseline, _label(model): model}
-        device, end_to_end = measure_models(models, bundle, config=config, progress=progress)
-        return _report(bundle, device, end_to_end, threads)
+        found = find_sensors() if sensors is None else sensors
+        measured = measure_models(models, bundle, config=config, sensors=found, progress=progress)
+        return _report(bundle, measured, threads)
 
 
 def measure_models(
@@ -78,14 +102,17 @@ def measure_models(
     bundle: Bundle,
     *,
     config: BenchConfig,
+    sensors: Sensors,
     progress: Progress | None = None,
-) -> tuple[Comparison, Comparison]:
+) -> Measured:
     """Device and end-to-end comparison of opened models on the golden images of ``bundle``.
 
     Args:
         models: name → opened model, the baseline first.
         bundle: with golden images, at least one.
         config: limits of each measurement; ``images_per_call`` images go into every call.
+        sensors: read meanwhile; what it does not have is left out.
+        progress: called with (phase, share done).
     """
     golden = bundle.manifest.golden
     if golden is None:
@@ -101,19 +128,25 @@ def measure_models(
             return None
         return lambda phase, share: progress(f"{title}: {phase}", share)
 
-    device = compare(
-        {name: _device_run(model, tensor) for name, model in models.items()},
-        baseline=first,
-        config=config,
-        progress=said("device"),
+    watched: dict[str, Watched] = {}
+
+    def measured(title: str, calls: dict[str, Callable[[], object]]) -> Comparison:
+        monitor = Monitor(sensors, interval=_WATCH, power=False) if sensors.any else None
+        with monitor or nullcontext():
+            found = compare(calls, baseline=first, config=config, progress=said(title))
+        if monitor is not None:
+            watched[title] = monitor.result()
+        return found
+
+    device_runs = {name: _device_run(model, tensor) for name, model in models.items()}
+    device = measured("device", device_runs)
+    end_to_end = measured(
+        "end to end", {name: _file_run(model, files) for name, model in models.items()}
     )
-    end_to_end = compare(
-        {name: _file_run(model, files) for name, model in models.items()},
-        baseline=first,
-        config=config,
-        progress=said("end to end"),
+    power = measure_power(
+        device_runs, sensors, seconds=config.seconds, images_per_call=batch, progress=progress
     )
-    return device, end_to_end
+    return Measured(device, end_to_end, power, watched)
 
 
 def _device_run(model: Model, tensor: Any) -> Callable[[], object]:
@@ -133,10 +166,9 @@ def _with_batch(config: BenchConfig, batch: int) -> BenchConfig:
     return replace(config, images_per_call=batch)
 
 
-def _report(
-    bundle: Bundle, device: Comparison, end_to_end: Comparison, threads: int | None
-) -> Report:
+def _report(bundle: Bundle, measured: Measured, threads: int | None) -> Report:
     stored = _stored(bundle)
+    device = measured.device
     name, ratio = next(iter(device.ratios.items()))
     latency = LatencyVerdict(
         baseline=device.runs[device.baseline].latency_p50_ms,
@@ -149,7 +181,9 @@ def _report(
         update={
             "verdict": _verdict(stored.verdict, latency, bundle),
             "latency": _section(device),
-            "end_to_end": _section(end_to_end),
+            "end_to_end": _section(measured.end_to_end),
+            "power": _power(measured.power),
+            "conditions": _conditions(measured),
             "environment": {"cpu_threads": threads or "chosen by the SDK", **device.environment},
         }
     )
@@ -159,6 +193,36 @@ def _section(comparison: Comparison) -> ComparisonSection:
     values = comparison.to_dict()
     del values["environment"]  # the report has it once
     return ComparisonSection.model_validate(values)
+
+
+def _power(power: PowerComparison | None) -> PowerSection | None:
+    if power is None or not power.runs:
+        return None
+    values = asdict(power)
+    del values["watched"]  # what it says of clocks and heat is in the conditions
+    return PowerSection.model_validate(values)
+
+
+def _conditions(measured: Measured) -> ConditionsSection | None:
+    """Clocks of the device measurement, heat and notices of all of them."""
+    if not measured.watched:
+        return None
+    phases = list(measured.watched.items())
+    if measured.power is not None:
+        phases += [("power", watched) for watched in measured.power.watched]
+    notices = [
+        f"{phase.capitalize()}: {notice}" for phase, seen in phases for notice in seen.notices
+    ]
+    heat = [seen.highest_c for _, seen in phases if seen.highest_c is not None]
+    clocks = {name: asdict(seen) for name, seen in measured.watched["device"].clocks.items()}
+    section = ConditionsSection.model_validate(
+        {
+            "clocks": clocks,
+            "highest_c": max(heat, default=None),
+            "notices": tuple(dict.fromkeys(notices)),
+        }
+    )
+    return section if section != ConditionsSection() else None
 
 
 def _verdict(stored: Verdict, latency: LatencyVerdict, bundle: Bundle) -> Verdict:
