@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from edgevision.devices.sensors import Sensors, locked
@@ -71,6 +72,8 @@ class Monitor:
         self._interval = interval
         self._power = _Power(sensors) if power and sensors.measures_power else None
         self._clocks = [_ClockTrack(sensor) for sensor in sensors.clocks]
+        # Of several clusters that governors move: those without work may idle as they like.
+        self._fastest: dict[str, list[float]] = {}
         self._highest_c: float | None = None
         self._throttled: dict[str, None] = {}
         self._events: dict[str, int] = {}
@@ -111,8 +114,14 @@ class Monitor:
     def _read(self, *, slow: bool) -> None:
         if self._power is not None:
             self._power.read()
+        fastest: dict[str, float] = {}
         for clock in self._clocks:
-            clock.read(limits=slow)
+            mhz = clock.read(limits=slow)
+            if mhz and clock.floats:
+                unit = clock.name.partition(" ")[0]
+                fastest[unit] = max(mhz, fastest.get(unit, mhz))
+        for unit, mhz in fastest.items():
+            self._fastest.setdefault(unit, []).append(mhz)
         if slow:
             hottest = max(self._sensors.temperatures().values(), default=None)
             if hottest is not None:
@@ -122,11 +131,11 @@ class Monitor:
 
     def _notices(self) -> tuple[str, ...]:
         told = [notice for clock in self._clocks for notice in clock.notices()]
-        for unit in ("CPU", "GPU"):
-            # Of several clusters the fastest: those without work may idle as they like.
-            free = [c for c in self._clocks if c.name.split()[0] == unit and c.floats]
-            before = max((c.typical(-1) for c in free), default=0.0)
-            after = max((c.typical(1) for c in free), default=0.0)
+        for unit, readings in self._fastest.items():
+            third = len(readings) // 3
+            if third < _FEWEST:
+                continue
+            before, after = median(readings[:third]), median(readings[-third:])
             if after < (1 - _FELL) * before:
                 told.append(f"The {unit} clock fell from {before:.0f} to {after:.0f} MHz.")
         if self._throttled:
@@ -195,33 +204,23 @@ class _ClockTrack:
         self._sensor = sensor
         self._first: Clock | None = sensor.read()
         self._limit: float | None = None  # the lowest upper limit
+        # Whether a governor moves it.
+        self.floats = self._first is not None and locked((self._first,)) is False
         self.seen: list[float] = []
 
-    def read(self, *, limits: bool) -> None:
-        """One more reading, of the upper limit too where ``limits``."""
+    def read(self, *, limits: bool) -> float | None:
+        """The clock now, taken down; of the upper limit too where ``limits``."""
         mhz = self._sensor.mhz()
         if mhz:  # 0: switched off
             self.seen.append(mhz)
         high = self._sensor.high_mhz() if limits else None
         if high is not None:
             self._limit = high if self._limit is None else min(high, self._limit)
+        return mhz
 
     def range(self) -> ClockRange:
         """Over all readings, of which there is one at least."""
         return ClockRange(min(self.seen), sum(self.seen) / len(self.seen), max(self.seen))
-
-    @property
-    def floats(self) -> bool:
-        """Whether a governor moves it."""
-        return self._first is not None and locked((self._first,)) is False
-
-    def typical(self, end: int) -> float:
-        """Median of the first third of the readings (-1) or of the last (1); 0 of too few."""
-        third = len(self.seen) // 3
-        if third < _FEWEST:
-            return 0.0
-        part = sorted(self.seen[:third] if end < 0 else self.seen[-third:])
-        return part[third // 2]
 
     def notices(self) -> list[str]:
         """What is wrong whatever the load: its limit fell, or it fell below its lock."""

@@ -21,7 +21,7 @@ _INPUT_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")
 _INSIDE_VIN_SYS = "VDDQ_VDD2_1V8AO"
 _GPU = re.compile(r"gpu-gpc-0|gpu|(.*\.)(gpu|gv11b|ga10b|gb10b)")
 _HEAT = re.compile(r"(.*-alert|(thermal-)?cpufreq-.*|(thermal-)?devfreq-.*|Processor)")
-_MOST_CLUSTERS = 16  # CPU clock domains that are read: elsewhere each core may be its own
+_MOST_CLUSTERS = 16  # CPU clocks that are read: a server has one for each of its many cores
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Sensors:
     Attributes:
         rails, counters: of power. A machine has one kind or the other.
         total_of: those of them that add up to the total; no rail is in it twice.
-        clocks: CPU clusters, GPU, and the memory's (EMC) where it may be read.
+        clocks: CPU clusters, unless they are many; GPU; the memory's (EMC) where it may be read.
         zones: (name, file in millidegrees).
         cooling: (name, file) that are above 0 while heat makes the machine slower.
         events: (name, file) that count over-current and under-voltage events since the boot.
@@ -289,7 +289,8 @@ def _clocks(root: Path) -> tuple[ClockSensor, ...]:
         low, high = policy / "scaling_min_freq", policy / "scaling_max_freq"
         current, governor = policy / "scaling_cur_freq", policy / "scaling_governor"
         found.append(ClockSensor(name, current, low, high, governor, 1e3))
-    del found[_MOST_CLUSTERS:]
+    if len(found) > _MOST_CLUSTERS:
+        found.clear()
     for device in sysfs.children(root / "sys/class/devfreq"):
         if _GPU.fullmatch(device.name):
             low, high, governor = device / "min_freq", device / "max_freq", device / "governor"

@@ -214,6 +214,35 @@ def test_an_idle_cluster_may_slow_down(tmp_path: Path) -> None:
     assert watch(find_sensors(root), during).notices == ()
 
 
+def test_work_may_move_from_cluster_to_cluster(tmp_path: Path) -> None:
+    root = orin(tmp_path)
+    policy = "sys/devices/system/cpu/cpufreq/policy{}/scaling_cur_freq"
+
+    def move(stop: threading.Event) -> None:
+        while not stop.is_set():
+            for busy, idle in ((0, 4), (4, 0)):
+                write(root, policy.format(busy), 1_728_000)
+                write(root, policy.format(idle), 115_000)
+                stop.wait(2 * FAST)
+
+    sensors = find_sensors(root)
+    with elsewhere(move):
+        found = watch(sensors, lambda: time.sleep(30 * FAST))
+    assert found.notices == ()
+    assert found.clocks["CPU 0-3"].lowest_mhz == 115
+
+
+def test_a_servers_many_clocks_are_left_alone(tmp_path: Path) -> None:
+    for number in range(17):
+        policy = f"sys/devices/system/cpu/cpufreq/policy{number}"
+        write(tmp_path, f"{policy}/scaling_cur_freq", 2_000_000)
+    assert find_sensors(tmp_path).clocks == ()
+    (tmp_path / "sys/devices/system/cpu/cpufreq/policy16/scaling_cur_freq").unlink()
+    (tmp_path / "sys/devices/system/cpu/cpufreq/policy16").rmdir()
+    names = [clock.name for clock in find_sensors(tmp_path).read_clocks()]
+    assert names == [f"CPU {number}" for number in range(16)]
+
+
 def test_what_holds_a_locked_board_back_is_told(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "agx", trees.AGX_ORIN_6)
     sensors = find_sensors(root)
