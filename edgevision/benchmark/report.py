@@ -178,9 +178,9 @@ def _power(report: Report) -> str:
             )
         )
     head = ("Run", "mean W", "peak W", "mJ/image", "images", *(f"{rail} W" for rail in rails))
-    idle = "" if section.idle_w is None else f", {section.idle_w:.2f} W of it when idle"
+    idle = "" if section.idle_w is None else f" Idle, before: {section.idle_w:.2f} W."
     note = (
-        f"Total of {', '.join(section.total_of)}{idle}. Each run had the machine to itself; "
+        f"Total of {', '.join(section.total_of)}.{idle} Each run had the machine to itself; "
         "nothing is subtracted from its power."
     )
     return markup.section(

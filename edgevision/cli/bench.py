@@ -73,7 +73,11 @@ def _bench(
         if section is not None:
             console.print(_table(title, section))
     if report.power is not None:
-        console.print(_power_table(report.power))
+        power = report.power
+        idle = "" if power.idle_w is None else f"; idle {power.idle_w:.2f} W, not subtracted"
+        console.print(_power_table(power))
+        text = f"W is the total of {', '.join(power.total_of)}{idle}."
+        console.print(escape(text), highlight=False, soft_wrap=True)
     for notice in report.conditions.notices if report.conditions is not None else ():
         console.print(f"[yellow]Note:[/] {escape(notice)}", highlight=False, soft_wrap=True)
     if out is not None:
@@ -104,9 +108,7 @@ def _table(title: str, section: ComparisonSection) -> Table:
 
 
 def _power_table(section: PowerSection) -> Table:
-    idle = "" if section.idle_w is None else f"; idle {section.idle_w:.2f} W, not subtracted"
-    title = f"Power ({', '.join(section.total_of)}{idle})"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title="Power", title_justify="left", box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     for name in ("mean W", "peak W", "mJ/image"):
         table.add_column(name, justify="right", no_wrap=True)

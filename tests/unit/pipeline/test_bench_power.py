@@ -106,7 +106,7 @@ def test_the_command_shows_power(
     out = tmp_path / "out"
     assert run_command(["bench", str(bundle), "--seconds", "0.3", "--out", str(out)]) in (0, 5)
     told = capsys.readouterr().out
-    assert "Power (VDD_IN; idle " in told
+    assert "W is the total of VDD_IN; idle " in told
     assert "mJ/image" in told
     assert "Note: Device: Heat held the machine back: gpu-throttle-alert." in told
     assert json.loads((out / "report.json").read_bytes())["power"]["total_of"] == ["VDD_IN"]
