@@ -54,29 +54,32 @@ def survey(store: Store, progress: Progress) -> dict[str, Any]:
     return found
 
 
-def sample(
+def measure(
     store: Store,
     progress: Progress,
     graphs: dict[str, dict[str, Any]],
     feeds: str,
     threads: int | None,
     config: dict[str, Any],
+    power: bool,
 ) -> dict[str, Any]:
-    """Durations of ``graphs``, interleaved: ``{"ns": {name: […]}, …}`` as ``Samples`` has it."""
+    """Durations of ``graphs``, interleaved, and their power, as ``Taken`` has them."""
     from edgevision.agent.arrays import read_arrays
     from edgevision.benchmark.machine import ThisMachine
     from edgevision.benchmark.sampling import BenchConfig
 
     with machine_lock("bench"):
-        samples, environment = ThisMachine().sample(
+        taken = ThisMachine().measure(
             {name: _artifact(store, graph) for name, graph in graphs.items()},
             read_arrays(store.existing(feeds)),
             threads=threads,
             config=BenchConfig(**config),
+            power=power,
             progress=lambda phase, share: progress(phase, round(100 * share), 100),
         )
-    ns = {name: values.tolist() for name, values in samples.ns.items()}
-    return {**asdict(samples), "ns": ns, "environment": environment}
+    told = asdict(taken)
+    told["samples"]["ns"] = {name: ns.tolist() for name, ns in taken.samples.ns.items()}
+    return told
 
 
 def open_graph(
@@ -119,7 +122,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "missing": missing,
     "accept": accept,
     "survey": survey,
-    "sample": sample,
+    "measure": measure,
     "open": open_graph,
     "infer": infer,
     "close": close_graph,

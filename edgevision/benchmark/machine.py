@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgevision import devices
 from edgevision.backends import get_backend
 from edgevision.backends.base import Arrays, Artifact, Runner
 from edgevision.benchmark.graphs import opened_artifacts
+from edgevision.benchmark.monitor import Monitor, Watched
+from edgevision.benchmark.power import PowerComparison, measure_power
 from edgevision.benchmark.sampling import BenchConfig, Samples, sample
+from edgevision.devices.sensors import find_sensors
 from edgevision.types import Availability, DeviceInfo
 
 if TYPE_CHECKING:
     from edgevision.benchmark.sampling import Progress
+
+
+WATCH_SECONDS = 0.5  # between readings beside a measurement of latency, of which power is none
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What ``Machine.measure`` took.
+
+    Attributes:
+        samples: durations.
+        environment: the machine and its versions, JSON values.
+        watched: clocks and heat meanwhile, None where nothing is readable.
+        power: None where it is not readable or was not asked for.
+    """
+
+    samples: Samples
+    environment: dict[str, Any]
+    watched: Watched | None = None
+    power: PowerComparison | None = None
 
 
 class Machine(Protocol):
@@ -34,16 +59,17 @@ class Machine(Protocol):
             InputError: the file is missing or damaged.
         """
 
-    def sample(
+    def measure(
         self,
         graphs: Mapping[str, Artifact],
         feeds: Arrays,
         *,
         threads: int | None = None,
         config: BenchConfig | None = None,
+        power: bool = False,
         progress: Progress | None = None,
-    ) -> tuple[Samples, dict[str, Any]]:
-        """Durations of ``graphs`` on ``feeds``, interleaved, and the environment of that machine.
+    ) -> Taken:
+        """Durations of ``graphs`` on ``feeds``, interleaved; with ``power`` then that of each.
 
         Raises:
             UnavailableError: one of them cannot run there, or the machine is in use.
@@ -69,17 +95,32 @@ class ThisMachine:
         """As ``Backend.open``."""
         return get_backend(artifact.backend).open(artifact, threads=threads)
 
-    def sample(
+    def measure(
         self,
         graphs: Mapping[str, Artifact],
         feeds: Arrays,
         *,
         threads: int | None = None,
         config: BenchConfig | None = None,
+        power: bool = False,
         progress: Progress | None = None,
-    ) -> tuple[Samples, dict[str, Any]]:
-        """As ``sample`` on the opened ``graphs``."""
+    ) -> Taken:
+        """As ``sample`` and ``measure_power`` on the opened ``graphs``."""
+        config = config or BenchConfig()
+        sensors = find_sensors()
+        monitor = Monitor(sensors, interval=WATCH_SECONDS, power=False) if sensors.any else None
         with opened_artifacts(graphs, feeds, threads) as runs:
             before = devices.environment()
-            samples = sample(runs, config or BenchConfig(), progress=progress)
-            return samples, {**before, "load_after": devices.environment()["load"]}
+            with monitor or nullcontext():
+                samples = sample(runs, config, progress=progress)
+            after = {**before, "load_after": devices.environment()["load"]}
+            used = None
+            if power:
+                used = measure_power(
+                    runs,
+                    sensors,
+                    seconds=config.seconds,
+                    images_per_call=config.images_per_call,
+                    progress=progress,
+                )
+        return Taken(samples, after, monitor.result() if monitor is not None else None, used)

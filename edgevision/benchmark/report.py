@@ -36,6 +36,8 @@ def render_html(report: Report) -> str:
             "Image file in, prediction out: decoding, preprocessing, network, decoding of outputs.",
             report.end_to_end,
         ),
+        _power(report),
+        _conditions(report),
         _accuracy(report),
         _layers(report),
         _pruning(report),
@@ -155,6 +157,55 @@ def _latency(title: str, note: str, section: ComparisonSection | None) -> str:
             "a block bootstrap over the rounds.</p>" + markup.pairs(protocol) + "</details>"
         )
     return markup.section(title, "".join(parts))
+
+
+def _power(report: Report) -> str:
+    section = report.power
+    if section is None or not section.runs:
+        return ""
+    rails = list(dict.fromkeys(name for run in section.runs.values() for name in run.rails))
+    rows = []
+    for name, run in section.runs.items():
+        means = (run.rails[rail].mean_w if rail in run.rails else None for rail in rails)
+        rows.append(
+            (
+                name,
+                markup.number(run.mean_w, 2),
+                markup.number(run.peak_w, 2),
+                markup.number(run.millijoules_per_image, 2),
+                f"{run.images:,}",
+                *(markup.number(mean, 2) for mean in means),
+            )
+        )
+    head = ("Run", "mean W", "peak W", "mJ/image", "images", *(f"{rail} W" for rail in rails))
+    idle = "" if section.idle_w is None else f" Idle, before: {section.idle_w:.2f} W."
+    note = (
+        f"Total of {', '.join(section.total_of)}.{idle} Each run had the machine to itself; "
+        "nothing is subtracted from its power."
+    )
+    return markup.section(
+        "Power",
+        f"<p>{escape(note)}</p>" + markup.table(head, rows, numbers=range(1, len(head))),
+    )
+
+
+def _conditions(report: Report) -> str:
+    section = report.conditions
+    if section is None:
+        return ""
+    notices = "".join(f"<li>{escape(notice)}</li>" for notice in section.notices)
+    rows = [
+        (name, *(f"{mhz:.0f}" for mhz in (c.lowest_mhz, c.mean_mhz, c.highest_mhz)))
+        for name, c in section.clocks.items()
+    ]
+    head = ("Clock", "lowest MHz", "mean MHz", "highest MHz")
+    heat = section.highest_c
+    return markup.section(
+        "Clocks and heat",
+        (f'<ul class="reasons bad">{notices}</ul>' if notices else "")
+        + (markup.table(head, rows, numbers=(1, 2, 3)) if rows else "")
+        + ("" if heat is None else f"<p>Hottest: {heat:.1f} °C.</p>"),
+    )
 
 
 def _accuracy(report: Report) -> str:

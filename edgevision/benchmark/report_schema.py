@@ -100,6 +100,48 @@ class ComparisonSection(_Model):
     environment: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class RailRow(_Model):
+    """Watts of a power rail: mean, and highest between two readings."""
+
+    mean_w: float
+    peak_w: float
+
+
+class PowerRow(_Model):
+    """``RunPower`` as JSON: total power of one run that had the machine to itself."""
+
+    images: int
+    seconds: float
+    mean_w: float
+    peak_w: float
+    millijoules_per_image: float
+    rails: dict[str, RailRow] = Field(default_factory=dict)
+
+
+class PowerSection(_Model):
+    """Power of each run; ``total_of`` names the rails in it, ``idle_w`` is that before the runs."""
+
+    total_of: tuple[str, ...]
+    idle_w: float | None = None
+    runs: dict[str, PowerRow]
+
+
+class ClockRow(_Model):
+    """Range of a clock in MHz while device latency was measured."""
+
+    lowest_mhz: float
+    mean_mhz: float
+    highest_mhz: float
+
+
+class ConditionsSection(_Model):
+    """Clocks and heat of the measurement; ``notices`` say what held the machine back."""
+
+    clocks: dict[str, ClockRow] = Field(default_factory=dict)
+    highest_c: float | None = None
+    notices: tuple[str, ...] = ()
+
+
 class LayerRow(_Model):
     """One node of the network, or a layer that the backend added, which was not ``asked`` for.
 
@@ -175,6 +217,8 @@ class Report(_Model):
     candidates: tuple[CandidateRow, ...] = ()
     latency: ComparisonSection | None = None
     end_to_end: ComparisonSection | None = None
+    power: PowerSection | None = None
+    conditions: ConditionsSection | None = None
     layers: tuple[LayerRow, ...] = ()
     pruning: PruningSection | None = None
     quantization: QuantizationSection | None = None

@@ -14,13 +14,14 @@ from edgevision.cli._device import DeviceOption, machine_of
 from edgevision.errors import NotFasterError
 
 if TYPE_CHECKING:
-    from edgevision.benchmark.report_schema import ComparisonSection, Report
+    from edgevision.benchmark.report_schema import ComparisonSection, PowerSection, Report
 
 _HELP = """Measure a bundle on this machine: the artifact that runs here against FP32.
 
 Two measurements, both interleaved in random order and through the runtime that ships: device
-latency (tensor in, tensor out) and end-to-end (image file in, prediction out). Writes report.json
-and report.html. Exit code 5 where it is not faster.
+latency (tensor in, tensor out) and end-to-end (image file in, prediction out). Where power can be
+read (Jetson, RAPL), a third: watts and energy of an image. Writes report.json and report.html. Exit
+code 5 where it is not faster.
 
 Example:
 
@@ -45,9 +46,7 @@ def _bench(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of both sides.")] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, help="Time limit of each of the two measurements.")
-    ] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of each measurement.")] = 10.0,
     device: DeviceOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
     out: Annotated[
@@ -78,6 +77,14 @@ def _bench(
     ):
         if section is not None:
             console.print(_table(title, section))
+    if report.power is not None:
+        power = report.power
+        idle = "" if power.idle_w is None else f"; idle {power.idle_w:.2f} W, not subtracted"
+        console.print(_power_table(power))
+        text = f"W is the total of {', '.join(power.total_of)}{idle}."
+        console.print(escape(text), highlight=False, soft_wrap=True)
+    for notice in report.conditions.notices if report.conditions is not None else ():
+        console.print(f"[yellow]Note:[/] {escape(notice)}", highlight=False, soft_wrap=True)
     if out is not None:
         write_atomic(out / "report.json", report.to_bytes())
         page = write_html(report, out / "report.html")
@@ -101,6 +108,21 @@ def _table(title: str, section: ComparisonSection) -> Table:
             f"{run.throughput:,.0f}",
             f"{run.samples:,}",
             f"{ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else "1",
+        )
+    return table
+
+
+def _power_table(section: PowerSection) -> Table:
+    table = Table(title="Power", title_justify="left", box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for name in ("mean W", "peak W", "mJ/image"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, run in section.runs.items():
+        table.add_row(
+            escape(name.removesuffix(".onnx")),
+            f"{run.mean_w:.2f}",
+            f"{run.peak_w:.2f}",
+            f"{run.millijoules_per_image:.2f}",
         )
     return table
 

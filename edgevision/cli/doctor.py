@@ -42,6 +42,12 @@ def _doctor(
     line = ", ".join(f"{name} {version}" for name, version in packages.items())
     console.print(f"Installed: {line}", highlight=False, soft_wrap=True)
 
+    if found.jetson is not None:
+        for text in found.jetson.lines:
+            console.print(escape(text), highlight=False, soft_wrap=True)
+        for text in found.jetson.advice:
+            console.print(f"[yellow]Warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
     table = Table(title="Backends")
     for column in ("Backend", "Builds here", "Runs here", "Found, or why not"):
         table.add_column(column, overflow="fold")

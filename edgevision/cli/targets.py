@@ -100,6 +100,7 @@ def _facts(status: TargetStatus) -> Table:
         if field in ("name", "jetpacks") or value in (None, [], 0):
             continue
         if field == "jetpack":
+            value = {**value, "l4t": " or ".join(value["l4t"])}
             value = ", ".join(f"{key} {item}" for key, item in value.items())
         elif isinstance(value, list):
             value = ", ".join(map(str, value))

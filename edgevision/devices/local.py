@@ -14,6 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from edgevision.devices import sysfs
+from edgevision.devices.jetson import Jetson, read_jetson
+from edgevision.devices.sensors import Clock, Sensors, find_sensors, locked
 from edgevision.types import DeviceInfo
 
 _PACKAGES = (
@@ -56,11 +59,16 @@ _FEATURES = (
 @lru_cache(maxsize=1)
 def this_machine() -> DeviceInfo:
     """This machine. Read once a process; nothing heavier than ``nvidia-smi`` is started."""
-    cpu = read_cpuinfo(_text(Path("/proc/cpuinfo")))
-    module = jetson_module()
+    return machine()
+
+
+def machine(root: Path = sysfs.ROOT) -> DeviceInfo:
+    """As ``this_machine``, read anew, with the processor's or Jetson's name from below ``root``."""
+    cpu = read_cpuinfo(sysfs.text(root / "proc/cpuinfo"))
+    jetson = read_jetson(root)
     gpu, capability = _gpu()
     return DeviceInfo(
-        name=module or cpu[0] or platform.processor() or platform.machine(),
+        name=(jetson and jetson.name) or cpu[0] or platform.processor() or platform.machine(),
         architecture=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         cores=usable_cores(),
@@ -89,19 +97,6 @@ def read_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(flag for flag in _FEATURES if flag in flags)
 
 
-def jetson_module() -> str | None:
-    """The board's own name on a Jetson, e.g. "NVIDIA Jetson Orin Nano Developer Kit"."""
-    model = _text(Path("/proc/device-tree/model")).strip("\0 \n")
-    return model if "jetson" in model.lower() else None
-
-
-def jetson_l4t(text: str | None = None) -> str | None:
-    """L4T release, e.g. "36.4", out of ``/etc/nv_tegra_release``; None where there is none."""
-    text = _text(Path("/etc/nv_tegra_release")) if text is None else text
-    found = re.search(r"# R(\d+) \(release\), REVISION: (\d+)", text)
-    return f"{found[1]}.{found[2]}" if found else None
-
-
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages that decide a result."""
     versions = {}
@@ -113,16 +108,21 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def environment() -> dict[str, Any]:
+def environment(root: Path = sysfs.ROOT) -> dict[str, Any]:
     """What a report says about the machine it was measured on, as JSON values.
 
     Clocks and governors are those of the first core, None where the system hides them; ``load`` is
-    the one-minute load average.
+    the one-minute load average; ``jetson`` is None elsewhere.
+
+    Args:
+        root: above the machine's own /proc, /sys and /etc.
     """
-    cpu = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+    cpu = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    described = this_machine() if root == sysfs.ROOT else machine(root)
+    jetson = read_jetson(root)
     return {
-        "device": {**asdict(this_machine()), "cpu_features": list(this_machine().cpu_features)},
-        "jetson_l4t": jetson_l4t(),
+        "device": {**asdict(described), "cpu_features": list(described.cpu_features)},
+        "jetson": None if jetson is None else jetson_facts(jetson, find_sensors(root)),
         "python": platform.python_version(),
         "packages": package_versions(),
         "threads_env": {
@@ -130,17 +130,45 @@ def environment() -> dict[str, Any]:
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
             if name in os.environ
         },
-        "governor": _text(cpu / "scaling_governor").strip() or None,
-        "clock_mhz": _clock_mhz(cpu),
+        "governor": sysfs.word(cpu / "scaling_governor"),
+        "clock_mhz": _clock_mhz(root),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
 
-def _clock_mhz(cpu: Path) -> float | None:
-    khz = _text(cpu / "scaling_cur_freq").strip()
-    if khz.isdigit():
-        return int(khz) / 1000
-    found = re.search(r"^cpu MHz\s*:\s*([\d.]+)", _text(Path("/proc/cpuinfo")), re.MULTILINE)
+def jetson_facts(jetson: Jetson, sensors: Sensors) -> dict[str, Any]:
+    """What the Jetson is and does now, as JSON values: MHz, °C, watts."""
+    clocks, fan = sensors.read_clocks(), sensors.fan()
+    return {
+        "name": jetson.name,
+        "module": jetson.module,
+        "part_number": jetson.part_number,
+        "memory_mb": jetson.memory_mb,
+        "l4t": jetson.l4t,
+        "jetpack": " or ".join(jetson.jetpacks) or None,
+        "power_mode": str(jetson.power_mode) if jetson.power_mode else None,
+        "clocks_locked": locked(clocks),
+        "clocks": {clock.name: _without_name(clock) for clock in clocks},
+        "temperatures_c": sensors.temperatures(),
+        "throttled_by": list(sensors.throttled_by()),
+        "throttle_events_since_boot": sensors.event_counts(),
+        "watts": {name: round(value, 3) for name, value in sensors.watts().items()},
+        "fan": None if fan is None else asdict(fan),
+    }
+
+
+def _without_name(clock: Clock) -> dict[str, Any]:
+    values = asdict(clock)
+    del values["name"]
+    return values
+
+
+def _clock_mhz(root: Path) -> float | None:
+    khz = sysfs.integer(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    if khz is not None:
+        return khz / 1000
+    text = sysfs.text(root / "proc/cpuinfo")
+    found = re.search(r"^cpu MHz\s*:\s*([0-9]{1,9}(\.[0-9]+)?)$", text, re.MULTILINE)
     return float(found[1]) if found else None
 
 
@@ -189,10 +217,3 @@ def _gpu_from_driver() -> tuple[str | None, str | None]:
         cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
         version.append(value.value)
     return name.value.decode(errors="replace"), f"{version[0]}.{version[1]}"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

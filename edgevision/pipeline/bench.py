@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgevision.benchmark.compare import Comparison, compare, related
-from edgevision.benchmark.machine import Machine
+from edgevision.benchmark.machine import WATCH_SECONDS, Machine
+from edgevision.benchmark.monitor import Monitor, Watched
+from edgevision.benchmark.power import PowerComparison, measure_power
 from edgevision.benchmark.report_schema import (
     ComparisonSection,
+    ConditionsSection,
     ModelSection,
+    PowerSection,
     Report,
     SizeRow,
     read_report,
 )
 from edgevision.benchmark.sampling import BenchConfig, Progress
 from edgevision.bundle import Bundle, LatencyVerdict, Verdict, open_bundle
+from edgevision.devices.sensors import Sensors, find_sensors
 from edgevision.errors import BundleError, UnavailableError
 from edgevision.runtime import Model, load
 
 REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Both comparisons, what was seen during either, and power where it is readable.
+
+    On another machine images are not read, so there is no end to end.
+
+    ``watched`` is phase → what was seen, empty where there is nothing to see.
+    """
+
+    device: Comparison
+    end_to_end: Comparison | None
+    power: PowerComparison | None
+    watched: dict[str, Watched]
 
 
 def bench_bundle(
@@ -35,13 +56,15 @@ def bench_bundle(
     threads: int | None = None,
     config: BenchConfig | None = None,
     machine: Machine | None = None,
+    sensors: Sensors | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure what the runtime picks on a machine against another artifact of the bundle.
 
     Two interleaved measurements: device (tensor in, tensor out) and end-to-end (image file in,
     prediction out), both through ``edgevision.runtime`` on the bundle's golden images. On another
-    machine only the first: images are read here.
+    machine only the first: images are read here. Where power is readable, one more: power of the
+    device run, each side by itself.
 
     Args:
         path: folder or zip.
@@ -49,8 +72,9 @@ def bench_bundle(
             ``artifact`` None: the runtime's own choice.
         batch: images a call.
         threads: of the CPU for both, None for the SDK's choice.
-        config: limits of each of the two measurements; its ``images_per_call`` is set to ``batch``.
+        config: limits of each measurement; its ``images_per_call`` is set to ``batch``.
         machine: to measure on, None for this one.
+        sensors: of power, clocks and heat; None: what this machine has.
         progress: called with (phase, share done).
 
     Returns:
@@ -74,10 +98,12 @@ def bench_bundle(
             )
         models = {_label(baseline): baseline, _label(model): model}
         if machine is not None:
-            device = _measured_on(machine, models, threads, config, progress)
-            return _report(bundle, device, None, threads)
-        device, end_to_end = measure_models(models, bundle, config=config, progress=progress)
-        return _report(bundle, device, end_to_end, threads)
+            return _report(
+                bundle, _measured_on(machine, models, threads, config, progress), threads
+            )
+        found = find_sensors() if sensors is None else sensors
+        measured = measure_models(models, bundle, config=config, sensors=found, progress=progress)
+        return _report(bundle, measured, threads)
 
 
 def _measured_on(
@@ -86,18 +112,21 @@ def _measured_on(
     threads: int | None,
     config: BenchConfig,
     progress: Progress | None,
-) -> Comparison:
+) -> Measured:
     """Device latency of ``models`` on ``machine``, the first the baseline."""
     baseline = next(iter(models))
     model = models[baseline]
-    samples, environment = machine.sample(
+    taken = machine.measure(
         {name: model.artifact for name, model in models.items()},
         {model.runner.input_specs[0].name: _golden_tensor(model.bundle, config.images_per_call)},
         threads=threads,
         config=config,
+        power=True,
         progress=progress,
     )
-    return related(samples, baseline=baseline, config=config, environment=environment)
+    found = related(taken.samples, baseline=baseline, config=config, environment=taken.environment)
+    watched = {"device": taken.watched} if taken.watched is not None else {}
+    return Measured(found, None, taken.power, watched)
 
 
 def measure_models(
@@ -105,14 +134,17 @@ def measure_models(
     bundle: Bundle,
     *,
     config: BenchConfig,
+    sensors: Sensors,
     progress: Progress | None = None,
-) -> tuple[Comparison, Comparison]:
+) -> Measured:
     """Device and end-to-end comparison of opened models on the golden images of ``bundle``.
 
     Args:
         models: name → opened model, the baseline first.
         bundle: with golden images, at least one.
         config: limits of each measurement; ``images_per_call`` images go into every call.
+        sensors: read meanwhile; what it does not have is left out.
+        progress: called with (phase, share done).
     """
     batch = config.images_per_call
     tensor = _golden_tensor(bundle, batch)
@@ -126,19 +158,25 @@ def measure_models(
             return None
         return lambda phase, share: progress(f"{title}: {phase}", share)
 
-    device = compare(
-        {name: _device_run(model, tensor) for name, model in models.items()},
-        baseline=first,
-        config=config,
-        progress=said("device"),
+    watched: dict[str, Watched] = {}
+
+    def measured(title: str, calls: dict[str, Callable[[], object]]) -> Comparison:
+        monitor = Monitor(sensors, interval=WATCH_SECONDS, power=False) if sensors.any else None
+        with monitor or nullcontext():
+            found = compare(calls, baseline=first, config=config, progress=said(title))
+        if monitor is not None:
+            watched[title] = monitor.result()
+        return found
+
+    device_runs = {name: _device_run(model, tensor) for name, model in models.items()}
+    device = measured("device", device_runs)
+    end_to_end = measured(
+        "end to end", {name: _file_run(model, files) for name, model in models.items()}
     )
-    end_to_end = compare(
-        {name: _file_run(model, files) for name, model in models.items()},
-        baseline=first,
-        config=config,
-        progress=said("end to end"),
+    power = measure_power(
+        device_runs, sensors, seconds=config.seconds, images_per_call=batch, progress=progress
     )
-    return device, end_to_end
+    return Measured(device, end_to_end, power, watched)
 
 
 def _golden_tensor(bundle: Bundle, batch: int) -> Any:
@@ -167,10 +205,9 @@ def _with_batch(config: BenchConfig, batch: int) -> BenchConfig:
     return replace(config, images_per_call=batch)
 
 
-def _report(
-    bundle: Bundle, device: Comparison, end_to_end: Comparison | None, threads: int | None
-) -> Report:
+def _report(bundle: Bundle, measured: Measured, threads: int | None) -> Report:
     stored = _stored(bundle)
+    device = measured.device
     name, ratio = next(iter(device.ratios.items()))
     latency = LatencyVerdict(
         baseline=device.runs[device.baseline].latency_p50_ms,
@@ -183,7 +220,9 @@ def _report(
         update={
             "verdict": _verdict(stored.verdict, latency, bundle),
             "latency": _section(device),
-            "end_to_end": _section(end_to_end) if end_to_end is not None else None,
+            "end_to_end": _section(measured.end_to_end) if measured.end_to_end else None,
+            "power": _power(measured.power),
+            "conditions": _conditions(measured),
             "environment": {"cpu_threads": threads or "chosen by the SDK", **device.environment},
         }
     )
@@ -193,6 +232,36 @@ def _section(comparison: Comparison) -> ComparisonSection:
     values = comparison.to_dict()
     del values["environment"]  # the report has it once
     return ComparisonSection.model_validate(values)
+
+
+def _power(power: PowerComparison | None) -> PowerSection | None:
+    if power is None or not power.runs:
+        return None
+    values = asdict(power)
+    del values["watched"]  # what it says of clocks and heat is in the conditions
+    return PowerSection.model_validate(values)
+
+
+def _conditions(measured: Measured) -> ConditionsSection | None:
+    """Clocks of the device measurement, heat and notices of all of them."""
+    if not measured.watched:
+        return None
+    phases = list(measured.watched.items())
+    if measured.power is not None:
+        phases += [("power", watched) for watched in measured.power.watched]
+    notices = [
+        f"{phase.capitalize()}: {notice}" for phase, seen in phases for notice in seen.notices
+    ]
+    heat = [seen.highest_c for _, seen in phases if seen.highest_c is not None]
+    clocks = {name: asdict(seen) for name, seen in measured.watched["device"].clocks.items()}
+    section = ConditionsSection.model_validate(
+        {
+            "clocks": clocks,
+            "highest_c": max(heat, default=None),
+            "notices": tuple(dict.fromkeys(notices)),
+        }
+    )
+    return section if section != ConditionsSection() else None
 
 
 def _verdict(stored: Verdict, latency: LatencyVerdict, bundle: Bundle) -> Verdict:

@@ -7,10 +7,14 @@ import re
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from edgevision.backends import BACKENDS, get_backend
 from edgevision.devices import environment, this_machine
+from edgevision.devices.jetson import Jetson, advice, read_jetson
+from edgevision.devices.sensors import Clock, Sensors, find_sensors, locked
+from edgevision.devices.sysfs import ROOT
 from edgevision.errors import EdgeVisionError
 from edgevision.targets import Target, load_target, target_names
 from edgevision.types import Availability, DeviceInfo
@@ -71,10 +75,26 @@ class ExtraStatus:
 
 
 @dataclass(frozen=True)
+class JetsonStatus:
+    """The Jetson that this machine is.
+
+    Attributes:
+        target: reference of the target that it is, None where there is none.
+        lines: what it is, and how it is set up.
+        advice: what makes it slower or less steady than it could be, each with its command.
+    """
+
+    target: str | None
+    lines: tuple[str, ...]
+    advice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Survey:
-    """Everything that ``edgevision doctor`` shows."""
+    """Everything that ``edgevision doctor`` shows; ``jetson`` is None elsewhere."""
 
     environment: dict[str, Any]
+    jetson: JetsonStatus | None
     extras: tuple[ExtraStatus, ...]
     backends: tuple[BackendStatus, ...]
     targets: tuple[TargetStatus, ...]
@@ -83,6 +103,7 @@ class Survey:
         """As JSON values."""
         return {
             "environment": self.environment,
+            "jetson": None if self.jetson is None else asdict(self.jetson),
             "extras": {
                 extra.name: {
                     "complete": extra.is_complete,
@@ -116,10 +137,63 @@ def survey() -> Survey:
     """Look at this machine: packages, backends and every target that ships."""
     return Survey(
         environment=environment(),
+        jetson=jetson_status(),
         extras=tuple(extras()),
         backends=tuple(backend_status(name) for name in BACKENDS),
         targets=tuple(target_status(load_target(name)) for name in target_names()),
     )
+
+
+def jetson_status(root: Path = ROOT) -> JetsonStatus | None:
+    """The Jetson whose files are below ``root``, None where they are of no Jetson."""
+    jetson = read_jetson(root)
+    if jetson is None:
+        return None
+    sensors = find_sensors(root)
+    target = _target_of(jetson)
+    part = "" if jetson.part_number is None else f" ({jetson.part_number})"
+    is_target = "no target of EdgeVision" if target is None else f"target {target}"
+    return JetsonStatus(
+        target=target,
+        lines=(
+            f"{jetson.name}{part}, {jetson.release}: {is_target}",
+            "; ".join(_setting(jetson, sensors)),
+        ),
+        advice=advice(jetson, locked(sensors.read_clocks())),
+    )
+
+
+def _target_of(jetson: Jetson) -> str | None:
+    for name in target_names():
+        target = load_target(name)
+        if target.device_model is not None and _is_of_model(jetson.name, target.device_model):
+            known = {jetpack.version for jetpack in target.jetpacks}
+            return f"{name}@{jetson.jetpack}" if jetson.jetpack in known else name
+    return None
+
+
+def _setting(jetson: Jetson, sensors: Sensors) -> list[str]:
+    mode, clocks, heat = jetson.power_mode, sensors.read_clocks(), sensors.temperatures()
+    watts, throttled = sensors.watts(), sensors.throttled_by()
+    total = [watts[name] for name in sensors.total_of if name in watts]
+    found = [f"Power {mode}" if mode and mode.name is None else f"Power mode {mode or 'unknown'}"]
+    found += [_limits(clock) for clock in clocks]
+    if heat:
+        hottest = max(heat, key=heat.__getitem__)
+        found.append(f"{heat[hottest]:.0f} °C ({hottest})")
+    if total:
+        found.append(f"{sum(total):.1f} W ({', '.join(sensors.total_of)})")
+    if throttled:
+        found.append(f"held back by heat: {', '.join(throttled)}")
+    return found
+
+
+def _limits(clock: Clock) -> str:
+    if clock.low_mhz is None or clock.high_mhz is None:
+        return f"{clock.name} {clock.mhz:.0f} MHz"
+    if clock.low_mhz == clock.high_mhz:
+        return f"{clock.name} locked at {clock.high_mhz:.0f} MHz"
+    return f"{clock.name} {clock.low_mhz:.0f} to {clock.high_mhz:.0f} MHz"
 
 
 def backend_status(name: str) -> BackendStatus:
@@ -198,10 +272,13 @@ def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
                 f"JetPack {target.jetpack.version} has Python {target.jetpack.python}, EdgeVision "
                 "needs 3.10: build there with trtexec from the ONNX file",
             )
-    words = machine.name.lower().split()
-    if all(word in words for word in model.lower().split()):
+    if _is_of_model(machine.name, model):
         return None
     return Availability(False, f"its engines are built and run on the {model} itself")
+
+
+def _is_of_model(machine: str, model: str) -> bool:
+    return set(model.lower().split()) <= set(machine.lower().split())
 
 
 def extras() -> list[ExtraStatus]:

@@ -23,9 +23,12 @@ PATTERNS = (
     "benchmark/compare.py",
     "benchmark/graphs.py",
     "benchmark/machine.py",
+    "benchmark/monitor.py",
+    "benchmark/power.py",
     "benchmark/sampling.py",
     "benchmark/statistics.py",
     "devices/*.py",
+    "devices/jetpacks.json",
 )
 _LEFT_OUT = ("backends/pytorch.py",)
 _DATE = (1980, 1, 1, 0, 0, 0)

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from edgevision.agent.arrays import read_arrays, write_arrays
 from edgevision.backends.base import Arrays, Artifact, Runner
 from edgevision.benchmark import BenchConfig, Samples
+from edgevision.benchmark.machine import Taken
+from edgevision.benchmark.monitor import Watched
+from edgevision.benchmark.power import PowerComparison
 from edgevision.errors import StorageError, UnavailableError
 from edgevision.files import sha256_file
 from edgevision.remote.address import Address
@@ -83,16 +87,17 @@ class RemoteDevice:
             )
         return found
 
-    def sample(
+    def measure(
         self,
         graphs: Mapping[str, Artifact],
         feeds: Arrays,
         *,
         threads: int | None = None,
         config: BenchConfig | None = None,
+        power: bool = False,
         progress: Callable[[str, float], None] | None = None,
-    ) -> tuple[Samples, dict[str, Any]]:
-        """Durations of ``graphs`` on ``feeds`` there, interleaved, and the environment of it.
+    ) -> Taken:
+        """As ``Machine.measure``.
 
         Raises:
             UnavailableError: the device is in use, lost, or cannot run one of them.
@@ -103,16 +108,22 @@ class RemoteDevice:
                 progress(phase, done / max(1, total))
 
         found = self._connection.call(
-            "sample",
+            "measure",
             told,
             graphs={name: self._sent(artifact, told) for name, artifact in graphs.items()},
             feeds=self._send_arrays(feeds),
             threads=threads,
             config=asdict(config or BenchConfig()),
+            power=power,
         )
-        environment = found.pop("environment")
-        ns = {name: np.asarray(values, np.int64) for name, values in found.pop("ns").items()}
-        return Samples(ns=ns, **found), environment
+        samples = found["samples"]
+        ns = {name: np.asarray(values, np.int64) for name, values in samples.pop("ns").items()}
+        return Taken(
+            Samples(ns=ns, **samples),
+            found["environment"],
+            TypeAdapter(Watched | None).validate_python(found["watched"]),
+            TypeAdapter(PowerComparison | None).validate_python(found["power"]),
+        )
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """Open ``artifact`` there; every call moves its arrays over the connection."""

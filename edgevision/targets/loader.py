@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from edgevision.devices.jetson import JETPACKS, jetpack_table
 from edgevision.devices.local import this_machine
 from edgevision.errors import RecipeError, UsageError, unknown_name
 from edgevision.targets.schema import JetPack, SchemeChoice, Target, TargetFile
 from edgevision.types import DeviceInfo
 
 DATA = Path(__file__).parent / "data"
-_JETPACKS = Path(__file__).parent / "jetpacks.yaml"
 _MAX_BYTES = 64 * 1024
 
 M = TypeVar("M", bound=BaseModel)
@@ -101,12 +101,12 @@ def _validated(model: type[M], content: dict[str, Any], path: Path) -> M:
 
 
 def _jetpacks(file: TargetFile, path: Path) -> tuple[JetPack, ...]:
-    known = _mapping(_JETPACKS) if file.jetpacks else {}
+    known = jetpack_table() if file.jetpacks else {}
     for version in file.jetpacks:
         if version not in known:
             raise RecipeError(f"{path.name}: {unknown_name('JetPack', version, known)}")
     return tuple(
-        _validated(JetPack, {"version": version, **known[version]}, _JETPACKS)
+        _validated(JetPack, {"version": version, **known[version]}, JETPACKS)
         for version in file.jetpacks
     )
 

@@ -20,7 +20,7 @@ class JetPack(BaseModel):
     model_config = _STRICT
 
     version: str
-    l4t: str
+    l4t: tuple[str, ...] = Field(min_length=1)  # releases, see devices.jetson.jetpack_table
     cuda: str
     tensorrt: str
     python: str
@@ -58,7 +58,7 @@ class TargetFacts(BaseModel):
     backend: str = Field(description="name in the backend registry")
     builds: Builds
     device_model: str | None = Field(
-        None, description="part of /proc/device-tree/model that names the device"
+        None, description="words in the device's name, see devices.jetson"
     )
     opset: int = Field(ge=9, le=25, description="ONNX opset to export with")
     round_to: int = Field(ge=1, le=64, description="channel multiple for pruning")

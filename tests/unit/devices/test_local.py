@@ -47,19 +47,6 @@ def test_the_features_are_those_that_the_kernel_shows() -> None:
     assert set(this_machine().cpu_features) <= shown
 
 
-@pytest.mark.parametrize(
-    ("text", "release"),
-    [
-        ("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic", "36.4"),
-        ("# R35 (release), REVISION: 5.0", "35.5"),
-        ("", None),
-        ("Ubuntu", None),
-    ],
-)
-def test_l4t_release(text: str, release: str | None) -> None:
-    assert local.jetson_l4t(text) == release
-
-
 def test_the_environment_is_plain_json_with_what_decides_a_figure() -> None:
     found = json.loads(json.dumps(environment(), allow_nan=False))
     assert found["device"]["cores"] == this_machine().cores

@@ -20,7 +20,7 @@ from edgevision.targets import load_target, target_names
 from edgevision.types import DeviceInfo
 
 ORIN_NANO = DeviceInfo(
-    "NVIDIA Jetson Orin Nano Developer Kit Super", "aarch64", "Linux", 6, 8192, (), "Orin", "8.7"
+    "NVIDIA Jetson Orin Nano 8GB", "aarch64", "Linux", 6, 7443, (), "Orin", "8.7"
 )
 
 
@@ -29,6 +29,7 @@ def test_the_survey_is_plain_json_over_everything() -> None:
     assert set(found["backends"]) == set(BACKENDS)
     assert {name.partition("@")[0] for name in found["targets"]} == set(target_names())
     assert found["targets"]["cpu"]["runs"]["ok"]
+    assert (found["jetson"] is None) == (found["environment"]["jetson"] is None)
     for name, status in found["backends"].items():
         assert status["builds"]["reason"], name
         assert status["builds"]["ok"] or status["install"], f"{name}: how to get it"

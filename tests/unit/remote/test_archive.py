@@ -65,7 +65,8 @@ _IMPORT_ALL = """
 import sys, zipfile
 from importlib import import_module
 sys.path.insert(0, sys.argv[1])
-names = [n[:-3].replace("/", ".") for n in zipfile.ZipFile(sys.argv[1]).namelist()]
+files = [n for n in zipfile.ZipFile(sys.argv[1]).namelist() if n.endswith(".py")]
+names = [n[:-3].replace("/", ".") for n in files]
 for name in names:
     if name != "__main__":
         try:
@@ -73,6 +74,8 @@ for name in names:
         except ModuleNotFoundError as error:
             if error.name != "numpy":
                 raise
+from edgevision.devices.jetson import jetpacks_of
+assert jetpacks_of("36.4.3")
 print("torch" in sys.modules, "pydantic" in sys.modules)
 """
 

@@ -64,16 +64,16 @@ def test_infers_what_this_machine_infers(device: RemoteDevice, graph: Artifact) 
 
 def test_measures_there(device: RemoteDevice, graph: Artifact) -> None:
     told: list[tuple[str, float]] = []
-    samples, environment = device.sample(
+    taken = device.measure(
         {"a": graph, "b": graph},
         inputs_of(graph),
         threads=1,
         config=QUICK,
         progress=lambda *what: told.append(what),
     )
-    assert samples.ns["a"].shape == samples.ns["b"].shape
-    assert (samples.ns["a"] > 0).all()
-    assert environment["device"]["architecture"] == os.uname().machine
+    assert taken.samples.ns["a"].shape == taken.samples.ns["b"].shape
+    assert (taken.samples.ns["a"] > 0).all()
+    assert taken.environment["device"]["architecture"] == os.uname().machine
     assert {phase for phase, _ in told} >= {"warm-up", "measure"}
 
 
@@ -251,12 +251,12 @@ def test_a_killed_agent(server: Server, graph: Artifact) -> None:
         with pytest.raises(
             UnavailableError, match=r"ended without an answer \(killed by SIGKILL\)"
         ):
-            device.sample(
+            device.measure(
                 {"a": graph}, inputs_of(graph), config=BenchConfig(seconds=20), progress=kill
             )
     assert list((server.cache / "work").iterdir())
     with connect(server.url, **server.options) as device:
-        device.sample({"a": graph}, inputs_of(graph), config=QUICK)
+        device.measure({"a": graph}, inputs_of(graph), config=QUICK)
     assert not list((server.cache / "work").iterdir())
 
 
@@ -269,7 +269,7 @@ def test_two_at_once(server: Server, graph: Artifact) -> None:
                 running.set()
 
         with connect(server.url, **server.options) as one:
-            one.sample({"a": graph}, inputs, config=BenchConfig(seconds=2.0), progress=told)
+            one.measure({"a": graph}, inputs, config=BenchConfig(seconds=2.0), progress=told)
         go_on.set()
 
     inputs = inputs_of(graph)
@@ -278,9 +278,9 @@ def test_two_at_once(server: Server, graph: Artifact) -> None:
     assert running.wait(30)
     with connect(server.url, **server.options) as two:
         with pytest.raises(UnavailableError, match=r"in use: .* has run 'bench' since"):
-            two.sample({"a": graph}, inputs, config=QUICK)
+            two.measure({"a": graph}, inputs, config=QUICK)
         assert go_on.wait(30)
-        two.sample({"a": graph}, inputs, config=QUICK)
+        two.measure({"a": graph}, inputs, config=QUICK)
     thread.join()
 
 
@@ -293,7 +293,9 @@ def test_whoever_goes_takes_the_agent_along(server: Server, graph: Artifact) -> 
             raise StoppedError
 
     with connect(server.url, **server.options) as device, pytest.raises(StoppedError):
-        device.sample({"a": graph}, inputs_of(graph), config=BenchConfig(seconds=60), progress=stop)
+        device.measure(
+            {"a": graph}, inputs_of(graph), config=BenchConfig(seconds=60), progress=stop
+        )
     for _ in range(100):
         if not list((server.cache / "work").iterdir()):
             break
