@@ -40,6 +40,10 @@ def survey(store: Store, progress: Progress) -> dict[str, Any]:
         return found
     from edgevision.backends import BACKENDS
     from edgevision.devices import environment, this_machine
+    from edgevision.devices.setup import jetson_setup
+
+    jetson = jetson_setup()
+    found["jetson"] = asdict(jetson) if jetson is not None else None
 
     found["machine"] = asdict(this_machine())
     found["environment"] = environment()

@@ -12,8 +12,7 @@ from typing import Any
 
 from edgevision.backends import BACKENDS, get_backend
 from edgevision.devices import environment, this_machine
-from edgevision.devices.jetson import Jetson, advice, read_jetson
-from edgevision.devices.sensors import Clock, Sensors, find_sensors, locked
+from edgevision.devices.setup import JetsonSetup, jetson_setup
 from edgevision.devices.sysfs import ROOT
 from edgevision.errors import EdgeVisionError
 from edgevision.targets import Target, load_target, target_names
@@ -146,54 +145,32 @@ def survey() -> Survey:
 
 def jetson_status(root: Path = ROOT) -> JetsonStatus | None:
     """The Jetson whose files are below ``root``, None where they are of no Jetson."""
-    jetson = read_jetson(root)
-    if jetson is None:
-        return None
-    sensors = find_sensors(root)
-    target = _target_of(jetson)
-    part = "" if jetson.part_number is None else f" ({jetson.part_number})"
+    setup = jetson_setup(root)
+    return None if setup is None else status_of(setup)
+
+
+def status_of(setup: JetsonSetup) -> JetsonStatus:
+    """What to say of a Jetson, here or at the end of a connection."""
+    target = _target_of(setup)
+    part = "" if setup.part_number is None else f" ({setup.part_number})"
     is_target = "no target of EdgeVision" if target is None else f"target {target}"
     return JetsonStatus(
         target=target,
         lines=(
-            f"{jetson.name}{part}, {jetson.release}: {is_target}",
-            "; ".join(_setting(jetson, sensors)),
+            f"{setup.name}{part}, {setup.release}: {is_target}",
+            "; ".join(setup.setting),
         ),
-        advice=advice(jetson, locked(sensors.read_clocks())),
+        advice=setup.advice,
     )
 
 
-def _target_of(jetson: Jetson) -> str | None:
+def _target_of(jetson: JetsonSetup) -> str | None:
     for name in target_names():
         target = load_target(name)
         if target.device_model is not None and _is_of_model(jetson.name, target.device_model):
             known = {jetpack.version for jetpack in target.jetpacks}
             return f"{name}@{jetson.jetpack}" if jetson.jetpack in known else name
     return None
-
-
-def _setting(jetson: Jetson, sensors: Sensors) -> list[str]:
-    mode, clocks, heat = jetson.power_mode, sensors.read_clocks(), sensors.temperatures()
-    watts, throttled = sensors.watts(), sensors.throttled_by()
-    total = [watts[name] for name in sensors.total_of if name in watts]
-    found = [f"Power {mode}" if mode and mode.name is None else f"Power mode {mode or 'unknown'}"]
-    found += [_limits(clock) for clock in clocks]
-    if heat:
-        hottest = max(heat, key=heat.__getitem__)
-        found.append(f"{heat[hottest]:.0f} °C ({hottest})")
-    if total:
-        found.append(f"{sum(total):.1f} W ({', '.join(sensors.total_of)})")
-    if throttled:
-        found.append(f"held back by heat: {', '.join(throttled)}")
-    return found
-
-
-def _limits(clock: Clock) -> str:
-    if clock.low_mhz is None or clock.high_mhz is None:
-        return f"{clock.name} {clock.mhz:.0f} MHz"
-    if clock.low_mhz == clock.high_mhz:
-        return f"{clock.name} locked at {clock.high_mhz:.0f} MHz"
-    return f"{clock.name} {clock.low_mhz:.0f} to {clock.high_mhz:.0f} MHz"
 
 
 def backend_status(name: str) -> BackendStatus:
@@ -301,11 +278,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def headline() -> str:
-    """One line on Python, system and machine."""
-    machine = this_machine()
+def headline(machine: DeviceInfo | None = None, python: str | None = None) -> str:
+    """One line on Python, system and machine; None: of this one."""
+    machine = machine or this_machine()
     gpu = f", {machine.gpu} (SM {machine.compute_capability})" if machine.gpu else ", no NVIDIA GPU"
     return (
-        f"Python {platform.python_version()} on {machine.system} {machine.architecture}: "
+        f"Python {python or platform.python_version()} on {machine.system} {machine.architecture}: "
         f"{machine.name}, {machine.cores} cores, {machine.memory_mb / 1024:.0f} GB{gpu}"
     )

@@ -224,7 +224,7 @@ class Connection:
             raise _lost(self.address, error) from error
         except (OSError, asyncio.TimeoutError) as error:
             raise UnavailableError(
-                f"Device {self.address} cannot be reached: {_words(error) or 'no answer'}.",
+                f"Device {self.address} cannot be reached: {_reason(error)}.",
                 hint="Check its address, and that SSH is on: ssh " + str(self.address),
             ) from error
 
@@ -250,6 +250,10 @@ def _error(told: dict[str, Any], address: Address) -> EdgeVisionError:
     message = f"On {address}: {told['message']}"
     error: EdgeVisionError = kind(message, hint=told["hint"])
     return error
+
+
+def _reason(error: Exception) -> str:
+    return _words(getattr(error, "strerror", None) or error) or "no answer"
 
 
 def _words(error: object) -> str:

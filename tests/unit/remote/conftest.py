@@ -77,7 +77,7 @@ UsePAM no
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 Subsystem sftp internal-sftp
-SetEnv XDG_CACHE_HOME={folder}/cache HOME={folder} PYTHONWARNINGS=error
+SetEnv XDG_CACHE_HOME={folder}/cache HOME={folder} PYTHONWARNINGS=error MKL_NUM_THREADS=3
 """
     )
     log = folder / "log"
@@ -99,3 +99,17 @@ SetEnv XDG_CACHE_HOME={folder}/cache HOME={folder} PYTHONWARNINGS=error
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     yield from start(tmp_path)
+
+
+@pytest.fixture
+def board(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the server as a user's own SSH configuration knows it."""
+    folder = server.folder / "home" / ".ssh"
+    folder.mkdir(parents=True)
+    (folder / "config").write_text(
+        f"Host board\n HostName 127.0.0.1\n Port {server.port}\n User {getpass.getuser()}\n"
+        f" IdentityFile {server.folder}/user_key\n"
+        f" UserKnownHostsFile {server.folder}/known_hosts\n"
+    )
+    monkeypatch.setenv("HOME", str(folder.parent))
+    return f"ssh://board?python={sys.executable}"

@@ -1,0 +1,70 @@
+"""``--device``: commands whose work is done at the other end of a connection."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Cli
+from tests.unit.remote.conftest import Server
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 20, 24, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
+
+
+def test_run_predicts_as_here(cli: Cli, board: str, bundle: Path, photos: Path) -> None:
+    here = cli("run", bundle, "--source", photos, "--json")
+    there = cli("run", bundle, "--source", photos, "--json", "--device", board)
+    assert there.returncode == 0, there.stderr
+    assert there.stdout == here.stdout
+    assert len(there.stdout.splitlines()) == 2
+    assert "On board:" in there.stderr
+
+
+def test_bench_measures_there(
+    cli: Cli, board: str, server: Server, bundle: Path, tmp_path: Path
+) -> None:
+    done = cli(
+        "bench", bundle, "--device", board, "--seconds", "0.5", "--threads", "1",
+        "--out", tmp_path / "bench",
+    )  # fmt: skip
+    assert done.returncode in (0, 5), done.stderr
+    assert "Device latency" in done.stdout
+    assert "End-to-end" not in done.stdout
+    report = json.loads((tmp_path / "bench" / "report.json").read_text())
+    assert report["end_to_end"] is None
+    # Set for the server's sessions alone: the figures are of a process of its.
+    assert report["environment"]["threads_env"]["MKL_NUM_THREADS"] == "3"
+    assert list((server.cache / "files").glob("*.onnx"))
+
+
+def test_verify_checks_golden_vectors_there(cli: Cli, board: str, bundle: Path) -> None:
+    done = cli("verify", bundle, "--device", board, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["golden"]["checks"]
+
+
+def test_doctor_tells_of_the_device(cli: Cli, board: str) -> None:
+    done = cli("doctor", "--device", board)
+    assert done.returncode == 0, done.stderr
+    assert "Runs there" in done.stdout
+    found = json.loads(cli("doctor", "--device", board, "--json").stdout)
+    assert found["backends"]["onnxruntime"]["runs"]["ok"]
+
+
+def test_a_wrong_device_is_told(cli: Cli, bundle: Path) -> None:
+    done = cli("bench", bundle, "--device", "board")
+    assert done.returncode == 2
+    assert "wanted: ssh://" in done.stderr
+    assert "Traceback" not in done.stderr
