@@ -61,8 +61,7 @@ def survey(store: Store, progress: Progress) -> dict[str, Any]:
 def measure(
     store: Store,
     progress: Progress,
-    graphs: dict[str, dict[str, Any]],
-    feeds: str,
+    runs: dict[str, dict[str, Any]],
     threads: int | None,
     config: dict[str, Any],
     power: bool,
@@ -74,8 +73,10 @@ def measure(
 
     with machine_lock("bench"):
         taken = ThisMachine().measure(
-            {name: _artifact(store, graph) for name, graph in graphs.items()},
-            read_arrays(store.existing(feeds)),
+            {
+                name: (_artifact(store, graph), read_arrays(store.existing(graph["feeds"])))
+                for name, graph in runs.items()
+            },
             threads=threads,
             config=BenchConfig(**config),
             power=power,

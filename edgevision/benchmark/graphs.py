@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevision.backends import get_backend
-from edgevision.backends.base import Artifact, Backend
+from edgevision.backends.base import Arrays, Artifact, Backend
 from edgevision.benchmark.sampling import Run
 
 if TYPE_CHECKING:
@@ -33,21 +33,19 @@ def opened_graphs(
     Raises:
         ModelError: the backend cannot run one of the graphs.
     """
-    artifacts = {name: Artifact(backend.name, path) for name, path in paths.items()}
-    with opened_artifacts(artifacts, feeds, threads) as runs:
+    artifacts = {name: (Artifact(backend.name, path), feeds) for name, path in paths.items()}
+    with opened_artifacts(artifacts, threads) as runs:
         yield runs
 
 
 @contextmanager
 def opened_artifacts(
-    artifacts: Mapping[str, Artifact],
-    feeds: Mapping[str, npt.NDArray[Any]],
-    threads: int | None,
+    artifacts: Mapping[str, tuple[Artifact, Arrays]], threads: int | None
 ) -> Iterator[dict[str, Run]]:
-    """The same for artifacts of any backends."""
+    """The same for artifacts of any backends, each with its inputs."""
     with ExitStack() as stack:
         runs: dict[str, Run] = {}
-        for name, artifact in artifacts.items():
+        for name, (artifact, feeds) in artifacts.items():
             opened = get_backend(artifact.backend).open(artifact, threads=threads)
             runs[name] = partial(stack.enter_context(opened).infer, feeds)
         yield runs

@@ -61,15 +61,14 @@ class Machine(Protocol):
 
     def measure(
         self,
-        graphs: Mapping[str, Artifact],
-        feeds: Arrays,
+        runs: Mapping[str, tuple[Artifact, Arrays]],
         *,
         threads: int | None = None,
         config: BenchConfig | None = None,
         power: bool = False,
         progress: Progress | None = None,
     ) -> Taken:
-        """Durations of ``graphs`` on ``feeds``, interleaved; with ``power`` then that of each.
+        """Durations of artifacts on their inputs, interleaved; with ``power`` then that of each.
 
         Raises:
             UnavailableError: one of them cannot run there, or the machine is in use.
@@ -97,27 +96,26 @@ class ThisMachine:
 
     def measure(
         self,
-        graphs: Mapping[str, Artifact],
-        feeds: Arrays,
+        runs: Mapping[str, tuple[Artifact, Arrays]],
         *,
         threads: int | None = None,
         config: BenchConfig | None = None,
         power: bool = False,
         progress: Progress | None = None,
     ) -> Taken:
-        """As ``sample`` and ``measure_power`` on the opened ``graphs``."""
+        """As ``sample`` and ``measure_power`` on opened artifacts."""
         config = config or BenchConfig()
         sensors = find_sensors()
         monitor = Monitor(sensors, interval=WATCH_SECONDS, power=False) if sensors.any else None
-        with opened_artifacts(graphs, feeds, threads) as runs:
+        with opened_artifacts(runs, threads) as opened:
             before = devices.environment()
             with monitor or nullcontext():
-                samples = sample(runs, config, progress=progress)
+                samples = sample(opened, config, progress=progress)
             after = {**before, "load_after": devices.environment()["load"]}
             used = None
             if power:
                 used = measure_power(
-                    runs,
+                    opened,
                     sensors,
                     seconds=config.seconds,
                     images_per_call=config.images_per_call,

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgevision.cli._device import DeviceOption, machine_of
+
 if TYPE_CHECKING:
     from edgevision.pipeline.profile import ProfileResult
 
@@ -29,6 +31,8 @@ Examples:
   edgevision profile fastnet --data cifar10 --precision fp32 --threads 2 --fresh
 
   edgevision profile timm:resnet18 --target jetson-orin-nano
+
+  edgevision profile fastnet --target cpu --device ssh://me@board
 """
 
 
@@ -63,6 +67,7 @@ def _profile(
         typer.Option(min=0.1, help="Measured over all whole networks (default 40)."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: DeviceOption = None,
     maps: Annotated[
         int, typer.Option(min=0, help="Kinds of layers with a heat map, heaviest first.")
     ] = 8,
@@ -74,7 +79,7 @@ def _profile(
     from edgevision.cli._progress import Phases
     from edgevision.pipeline.profile import profile
 
-    with Phases(Console(stderr=True)) as progress:
+    with machine_of(device) as machine, Phases(Console(stderr=True)) as progress:
         result = profile(
             model,
             target=target,
@@ -86,6 +91,7 @@ def _profile(
             maps=maps,
             out=out,
             fresh=fresh,
+            machine=machine,
             progress=progress,
         )
     console = Console()

@@ -8,7 +8,6 @@ part of the time. So cells show where time steps, and networks are predicted fro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgevision.backends.base import Backend
-from edgevision.benchmark import BenchConfig, opened_graphs, sample
-from edgevision.benchmark.sampling import Run
+from edgevision.backends.base import Arrays, Artifact, Backend
+from edgevision.benchmark import BenchConfig
+from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx, save_onnx
 from edgevision.latency.grid import Grid, HeatMap
 from edgevision.latency.kept import KeptCells
-from edgevision.latency.measure import quantize_narrowed
+from edgevision.latency.measure import least_ms, quantize_narrowed
 from edgevision.latency.record import now
 from edgevision.latency.shapes import Layer, dilated, usual_pads
 from edgevision.quantization import calibrate
@@ -87,6 +86,7 @@ def measure_map(
     scheme: str | None = None,
     threads: int | None = None,
     fresh: bool = False,
+    machine: Machine | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> HeatMap | None:
     """Time the layers of ``grid``; what the table has is taken from it.
@@ -98,6 +98,7 @@ def measure_map(
         folder: for the graphs; they are removed again.
         scheme: of quantization, None for float.
         fresh: measure what the table has again.
+        machine: to measure on, None for this one.
         progress: called with the share done.
 
     Returns:
@@ -120,7 +121,9 @@ def measure_map(
         def told(share: float, before: int = done, count: int = len(part)) -> None:
             progress((before + share * count) / len(missing))
 
-        timed = _timed(shape, part, backend, folder, scheme, threads, told)
+        timed = _timed(
+            shape, part, backend, folder, scheme, threads, machine or ThisMachine(), told
+        )
         when = now()
         found = {name: {"ms": ms, "measured": when} for name, ms in timed.items()}
         kept.keep(found)
@@ -165,34 +168,36 @@ def _timed(
     folder: Path,
     scheme: str | None,
     threads: int | None,
+    machine: Machine,
     progress: Callable[[float], None],
 ) -> dict[str, float]:
     paths: dict[str, Path] = {}
     try:
         table = None
-        with ExitStack() as stack:
-            runs: dict[str, Run] = {}
-            for index, (name, out, source) in enumerate(cells):
-                progress(0.5 * index / len(cells))
-                path = paths[name] = folder / f"cell-{index}.onnx"
-                model = cell_model(shape, out, source)
-                feed = _feed(shape, source)
-                if scheme is None:
-                    save_onnx(model, path)
-                else:
-                    narrow = folder / "cell-float.onnx"
-                    save_onnx(model, narrow)
-                    # The tensors of all have the same names, and ranges say nothing of time.
-                    table = table or calibrate(narrow, [feed], threads=1)
-                    quantize_narrowed(table, scheme, narrow, path)
-                    narrow.unlink()
-                    feed = between_integers(path, feed)
-                inputs = {_INPUT: feed}
-                opened = opened_graphs({name: path}, backend, inputs, threads)
-                runs.update(stack.enter_context(opened))
-            config = BenchConfig(seconds=_SECONDS * len(cells), relative_width=0.0)
-            samples = sample(runs, config, progress=lambda _, share: progress(0.5 + 0.5 * share))
-        return {name: max(1.0, float(samples.ns[name].min())) / 1e6 for name in paths}
+        runs: dict[str, tuple[Artifact, Arrays]] = {}
+        for index, (name, out, source) in enumerate(cells):
+            progress(0.5 * index / len(cells))
+            path = paths[name] = folder / f"cell-{index}.onnx"
+            model = cell_model(shape, out, source)
+            feed = _feed(shape, source)
+            if scheme is None:
+                save_onnx(model, path)
+            else:
+                narrow = folder / "cell-float.onnx"
+                save_onnx(model, narrow)
+                # The tensors of all have the same names, and ranges say nothing of time.
+                table = table or calibrate(narrow, [feed], threads=1)
+                quantize_narrowed(table, scheme, narrow, path)
+                narrow.unlink()
+                feed = between_integers(path, feed)
+            runs[name] = (Artifact(backend.name, path), {_INPUT: feed})
+        taken = machine.measure(
+            runs,
+            threads=threads,
+            config=BenchConfig(seconds=_SECONDS * len(cells), relative_width=0.0),
+            progress=lambda _, share: progress(0.5 + 0.5 * share),
+        )
+        return {name: least_ms(taken.samples.ns[name]) for name in paths}
     finally:
         for path in paths.values():
             path.unlink(missing_ok=True)

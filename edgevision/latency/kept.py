@@ -19,8 +19,8 @@ import onnx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from edgevision.backends.base import Backend
+from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.data.cache import alone, cache_folder
-from edgevision.devices import this_machine
 from edgevision.export.graph import all_graphs
 from edgevision.files import digest, sha256_bytes, write_json
 from edgevision.latency.record import WidthTimes
@@ -32,12 +32,18 @@ _LENGTHS = TypeAdapter(dict[str, list[tuple[str, int, int]]])
 _DEVICE = ("name", "architecture", "cores", "cpu_features", "gpu")
 
 
-def place_of(backend: Backend, threads: int | None) -> dict[str, Any]:
-    """What a time belongs to beside the graph: device, backend and its version, threads."""
-    machine = asdict(this_machine())
+def place_of(
+    backend: Backend, threads: int | None, machine: Machine | None = None
+) -> dict[str, Any]:
+    """What a time belongs to beside the graph: device, backend and its version, threads.
+
+    ``machine``: that runs it, None for this one.
+    """
+    machine = machine or ThisMachine()
+    facts = asdict(machine.facts)
     return {
-        "device": {name: machine[name] for name in _DEVICE},
-        "backend": backend.can_run().reason,
+        "device": {name: facts[name] for name in _DEVICE},
+        "backend": machine.can_run(backend.name).reason,
         "threads": threads,
     }
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.backends.base import Backend
-from edgevision.benchmark import BenchConfig, opened_graphs, sample
+from edgevision.backends.base import Artifact, Backend
+from edgevision.benchmark import BenchConfig
+from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.export.loading import save_onnx
 from edgevision.files import sha256_file
 from edgevision.latency.shapes import Float64, Ints, WidthShapes
@@ -34,6 +35,7 @@ def measure_widths(
     threads: int | None = None,
     seconds: float = 30.0,
     seed: int = 0,
+    machine: Machine | None = None,
     progress: Progress = lambda phase, done, total: None,
 ) -> Float64:
     """Milliseconds of the network at (B, groups) widths: float64 (B,), the least of each.
@@ -48,6 +50,7 @@ def measure_widths(
         prepare: from a narrowed float file to the one that is timed, as quantization does.
         threads: of the backend, None for its own choice.
         seconds: that are measured altogether.
+        machine: to measure on, None for this one.
         progress: called with (phase, done, total).
 
     Raises:
@@ -64,7 +67,14 @@ def measure_widths(
         for number, part in enumerate(parts):
             share = seconds * len(part) / len(paths)
             told = partial(_told, progress, number, len(parts))
-            times += _timed(part, backend, feeds, threads, share, seed, told)
+            config = BenchConfig(seconds=share, relative_width=0.0, seed=seed)
+            taken = (machine or ThisMachine()).measure(
+                {path.name: (Artifact(backend.name, path), feeds) for path in part},
+                threads=threads,
+                config=config,
+                progress=told,
+            )
+            times += [least_ms(taken.samples.ns[path.name]) for path in part]
         return np.array(times)
     finally:
         for path in paths:
@@ -112,16 +122,6 @@ def _parts(paths: Sequence[Path]) -> list[list[Path]]:
     return parts
 
 
-def _timed(
-    paths: Sequence[Path],
-    backend: Backend,
-    feeds: Mapping[str, npt.NDArray[Any]],
-    threads: int | None,
-    seconds: float,
-    seed: int,
-    progress: Callable[[str, float], None],
-) -> list[float]:
-    with opened_graphs({path.name: path for path in paths}, backend, feeds, threads) as runs:
-        config = BenchConfig(seconds=seconds, relative_width=0.0, seed=seed)
-        samples = sample(runs, config, progress=progress)
-    return [max(1.0, float(samples.ns[path.name].min())) / 1e6 for path in paths]
+def least_ms(ns: npt.NDArray[np.int64]) -> float:
+    """The least of (n,) nanoseconds, in milliseconds above zero."""
+    return max(1.0, float(ns.min())) / 1e6

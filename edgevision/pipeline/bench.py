@@ -115,10 +115,12 @@ def _measured_on(
 ) -> Measured:
     """Device latency of ``models`` on ``machine``, the first the baseline."""
     baseline = next(iter(models))
-    model = models[baseline]
+    tensor = _golden_tensor(models[baseline].bundle, config.images_per_call)
     taken = machine.measure(
-        {name: model.artifact for name, model in models.items()},
-        {model.runner.input_specs[0].name: _golden_tensor(model.bundle, config.images_per_call)},
+        {
+            name: (model.artifact, {model.runner.input_specs[0].name: tensor})
+            for name, model in models.items()
+        },
         threads=threads,
         config=config,
         power=True,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+    from edgevision.benchmark.machine import Machine
     from edgevision.latency import LatencyModel, WidthShapes, WidthTimes
     from edgevision.latency.measure import Prepare
     from edgevision.pruning import PruneConfig
@@ -45,6 +46,7 @@ class Network:
         config: which groups may be narrowed, and how far.
         ignored: modules whose outputs stay whole.
         threads: of the backend, None for its own choice.
+        machine: that runs it, None for this one.
     """
 
     module: torch.nn.Module
@@ -55,6 +57,7 @@ class Network:
     config: PruneConfig
     ignored: tuple[torch.nn.Module, ...]
     threads: int | None
+    machine: Machine | None = None
 
     @property
     def precision(self) -> str:
@@ -184,7 +187,7 @@ def network_times(
         "groups": list(shapes.groups),
         "allowed": {name: list(widths) for name, widths in allowed.items()},
         "versions": _versions(),
-        **place_of(get_backend(network.target.backend), network.threads),
+        **place_of(get_backend(network.target.backend), network.threads, network.machine),
     }
     shipped.unlink(missing_ok=True)
     kept = KeptTimes()
@@ -222,7 +225,8 @@ def _measured(
     from edgevision.latency import WidthTimes, measure_widths, now, place_of
 
     backend = get_backend(network.target.backend)
-    place, load = place_of(backend, network.threads), environment()["load"]
+    place = place_of(backend, network.threads, network.machine)
+    load = environment()["load"] if network.machine is None else None
     times = measure_widths(
         shapes,
         rows,
@@ -233,6 +237,7 @@ def _measured(
         threads=network.threads,
         seconds=seconds,
         seed=seed,
+        machine=network.machine,
         progress=lambda phase, done, total: progress(phase, done, total, ""),
     )
     return WidthTimes(

@@ -19,7 +19,7 @@ from edgevision.pipeline.job import Progress, silent
 from edgevision.pipeline.network_times import FLOAT, TIMES, Network, network_times
 from edgevision.pipeline.profiled import network_of
 from edgevision.pipeline.store import held
-from edgevision.pipeline.survey import TimingStatus, timing_status
+from edgevision.pipeline.survey import TimingStatus, timing_status, timing_there
 from edgevision.targets import Target, load_target
 from edgevision.tasks import get_task
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from edgevision.benchmark.machine import Machine
     from edgevision.latency import WidthTimes
     from edgevision.latency.curves import GroupCurve, TimeModel
     from edgevision.latency.estimate import LatencyEstimate
@@ -89,6 +90,7 @@ def profile(
     maps: int = MAPS,
     out: str | Path | None = None,
     fresh: bool = False,
+    machine: Machine | None = None,
     progress: Progress = silent,
 ) -> ProfileResult:
     """Measure a network at the widths that pruning could give it, and show where its time goes.
@@ -109,6 +111,7 @@ def profile(
         maps: kinds of layers that get a heat map, the heaviest first.
         out: folder to write; default ``runs/MODEL-TARGET-profile``.
         fresh: measure again what earlier runs kept.
+        machine: to measure on, None for this one.
         progress: called with (phase, done, total, note).
 
     Raises:
@@ -126,8 +129,8 @@ def profile(
             hint="Give the network as a name, path/net.py:factory or a checkpoint.",
         )
     _require_sane(size, seconds, threads, maps)
-    chosen = load_target(target)
-    timed = timing_status(chosen)
+    chosen = load_target(target, machine=machine.facts if machine is not None else None)
+    timed = timing_status(chosen) if machine is None else timing_there(chosen, machine)
     measured = timed.ok
     wanted = _precision(chosen, precision, measured)
     if not measured:
@@ -143,6 +146,7 @@ def profile(
         config=_config(),
         ignored=tuple(task.head_layers(module, classes)),
         threads=threads,
+        machine=machine,
     )
     folder = Path(out) if out is not None else _default_folder(model, chosen)
     with held(folder):
@@ -223,7 +227,9 @@ def _measure(
         progress=progress,
     )
     backend = get_backend(network.target.backend)
-    kept = KeptCells(place_of(backend, network.threads), network.scheme or network.precision)
+    kept = KeptCells(
+        place_of(backend, network.threads, network.machine), network.scheme or network.precision
+    )
     grids = grids_of(
         model.shapes, model.by_layer(), lambda layer: shape_of(layer) is not None, maps
     )
@@ -243,6 +249,7 @@ def _measure(
                 scheme=network.scheme,
                 threads=network.threads,
                 fresh=fresh,
+                machine=network.machine,
                 progress=told,
             )
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.backends import BACKENDS, get_backend
+from edgevision.benchmark.machine import Machine
 from edgevision.devices import environment, this_machine
 from edgevision.devices.setup import JetsonSetup, jetson_setup
 from edgevision.devices.sysfs import ROOT
@@ -234,6 +235,16 @@ def timing_status(target: Target, machine: DeviceInfo | None = None) -> TimingSt
     if _elsewhere(target, machine or this_machine()) is not None:
         return TimingStatus(False, status.runs.reason, "Run the command on the device.")
     return TimingStatus(False, status.runs.reason, status.hint or "")
+
+
+def timing_there(target: Target, machine: Machine) -> TimingStatus:
+    """The same of a machine at the end of a connection."""
+    if not runs_graphs(target):
+        return TimingStatus(
+            False, f"its backend, {target.backend}, runs no ONNX graphs as they are"
+        )
+    runs = machine.can_run(target.backend)
+    return TimingStatus(runs.ok, f"{machine}: {runs.reason}")
 
 
 def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:

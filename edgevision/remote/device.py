@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -89,8 +89,7 @@ class RemoteDevice:
 
     def measure(
         self,
-        graphs: Mapping[str, Artifact],
-        feeds: Arrays,
+        runs: Mapping[str, tuple[Artifact, Arrays]],
         *,
         threads: int | None = None,
         config: BenchConfig | None = None,
@@ -107,11 +106,23 @@ class RemoteDevice:
             if progress is not None:
                 progress(phase, done / max(1, total))
 
+        with tempfile.TemporaryDirectory() as folder:
+            # Runs with the same inputs hold the same arrays: they are written and sent once.
+            inputs: dict[int, Path] = {}
+            for _, feeds in runs.values():
+                path = inputs.setdefault(id(feeds), Path(folder) / f"{len(inputs)}.npz")
+                if not path.exists():
+                    write_arrays(path, feeds)
+            graphs = self.send([artifact.path for artifact, _ in runs.values()], told)
+            arrays = dict(zip(inputs, self.send(list(inputs.values()), told), strict=True))
+        asked = {
+            name: {**_told(artifact, graph), "feeds": arrays[id(feeds)]}
+            for (name, (artifact, feeds)), graph in zip(runs.items(), graphs, strict=True)
+        }
         found = self._connection.call(
             "measure",
             told,
-            graphs={name: self._sent(artifact, told) for name, artifact in graphs.items()},
-            feeds=self._send_arrays(feeds),
+            runs=asked,
             threads=threads,
             config=asdict(config or BenchConfig()),
             power=power,
@@ -127,27 +138,33 @@ class RemoteDevice:
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """Open ``artifact`` there; every call moves its arrays over the connection."""
-        graph = self._sent(artifact, None)
+        graph = _told(artifact, *self.send([artifact.path]))
         opened = self._connection.call("open", graph=graph, threads=threads)
         return _RemoteRunner(self, opened)
 
-    def send(self, path: Path, progress: Progress | None = None) -> str:
-        """The file at ``path``, sent if it is not there; its name there."""
-        name = f"{sha256_file(path)}{path.suffix}"
-        found = self._connection.call("missing", names=[name])
-        if found["names"]:
-            size = path.stat().st_size
-            if size > found["free"]:
-                raise StorageError(
-                    f"{self.address}: '{path.name}' takes {_mb(size)}, {_mb(found['free'])} are "
-                    f"free in {self._connection.root}.",
-                    hint="Make room there.",
-                )
+    def send(self, paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
+        """Files, sent if they are not there; their names there.
+
+        Raises:
+            StorageError: there is no room for them.
+        """
+        names = [f"{sha256_file(path)}{path.suffix}" for path in paths]
+        by_name = dict(zip(names, paths, strict=True))
+        found = self._connection.call("missing", names=list(by_name))
+        wanted = {name: by_name[name] for name in found["names"]}
+        size = sum(path.stat().st_size for path in wanted.values())
+        if size > found["free"]:
+            raise StorageError(
+                f"{self.address}: {', '.join(path.name for path in wanted.values())} would take "
+                f"{_mb(size)}, {_mb(found['free'])} are free in {self._connection.root}.",
+                hint="Make room there.",
+            )
+        for name, path in wanted.items():
             told = partial(progress, f"sending {path.name}") if progress else _silent
             place = f"{self._connection.root}/files/{name}"
             self._connection.run(upload_part(self._connection.sftp, path, place, told))
             self._connection.call("accept", name=name)
-        return name
+        return names
 
     def fetch(self, offered: dict[str, Any], target: Path, progress: Progress | None) -> None:
         """What the agent made, to ``target``."""
@@ -157,18 +174,11 @@ class RemoteDevice:
             download(self._connection.sftp, place, offered["sha256"], offered["size"], target, told)
         )
 
-    def _sent(self, artifact: Artifact, progress: Progress | None) -> dict[str, Any]:
-        return {
-            "backend": artifact.backend,
-            "file": self.send(artifact.path, progress),
-            "meta": artifact.meta,
-        }
-
     def _send_arrays(self, arrays: Arrays) -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "arrays.npz"
             write_arrays(path, arrays)
-            return self.send(path)
+            return self.send([path])[0]
 
 
 class _RemoteRunner(Runner):
@@ -188,6 +198,10 @@ class _RemoteRunner(Runner):
 
     def _close_impl(self) -> None:
         self._device._connection.call("close", number=self._number)
+
+
+def _told(artifact: Artifact, file: str) -> dict[str, Any]:
+    return {"backend": artifact.backend, "file": file, "meta": artifact.meta}
 
 
 def _specs(told: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -68,3 +68,14 @@ def test_a_wrong_device_is_told(cli: Cli, bundle: Path) -> None:
     assert done.returncode == 2
     assert "wanted: ssh://" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_profile_times_networks_there(cli: Cli, board: str, server: Server, tmp_path: Path) -> None:
+    done = cli(
+        "profile", "plain-cnn", "--data", "fashion-mnist-mini", "--target", "cpu",
+        "--device", board, "--seconds", "2", "--maps", "1", "--out", tmp_path / "profile",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "profile" / "profile.html").is_file()
+    assert "ESTIMATE" not in done.stdout
+    assert len(list((server.cache / "files").glob("*.onnx"))) > 64

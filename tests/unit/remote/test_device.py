@@ -65,8 +65,7 @@ def test_infers_what_this_machine_infers(device: RemoteDevice, graph: Artifact) 
 def test_measures_there(device: RemoteDevice, graph: Artifact) -> None:
     told: list[tuple[str, float]] = []
     taken = device.measure(
-        {"a": graph, "b": graph},
-        inputs_of(graph),
+        {"a": (graph, inputs := inputs_of(graph)), "b": (graph, inputs)},
         threads=1,
         config=QUICK,
         progress=lambda *what: told.append(what),
@@ -90,7 +89,7 @@ def test_sends_once(server: Server, graph: Artifact) -> None:
     told: list[str] = []
     for _ in range(2):
         with connect(server.url, **server.options) as device:
-            device.send(graph.path, lambda phase, done, total: told.append(phase))
+            device.send([graph.path], lambda phase, done, total: told.append(phase))
             assert len(list((server.cache / "agents").iterdir())) == 1
     assert told.count(f"sending {graph.path.name}") == 2  # at the beginning and at the end
     assert not list((server.cache / "work").iterdir())
@@ -99,10 +98,10 @@ def test_sends_once(server: Server, graph: Artifact) -> None:
 def test_a_damaged_file_is_sent_again(
     server: Server, device: RemoteDevice, graph: Artifact
 ) -> None:
-    name = device.send(graph.path)
+    (name,) = device.send([graph.path])
     stored = server.cache / "files" / name
     stored.write_bytes(b"x" + stored.read_bytes()[1:])
-    assert device.send(graph.path) == name
+    assert device.send([graph.path]) == [name]
     assert stored.read_bytes() == graph.path.read_bytes()
 
 
@@ -211,14 +210,14 @@ def test_a_cut_transfer_is_carried_on(server: Server, tmp_path: Path) -> None:
         pytest.raises(UnavailableError, match="was lost") as caught,
         connect(url, **server.options) as device,
     ):
-        device.send(large)
+        device.send([large])
     assert "carries on" in str(caught.value.hint)
     (part,) = (server.cache / "files").glob("*.part")
     arrived = part.stat().st_size
     assert 4 << 20 < arrived < 16 << 20
     told: list[int] = []
     with connect(server.url, **server.options) as device:
-        name = device.send(large, lambda phase, done, total: told.append(done))
+        (name,) = device.send([large], lambda phase, done, total: told.append(done))
     assert told[0] > arrived - (8 << 20)
     assert (server.cache / "files" / name).read_bytes() == large.read_bytes()
     assert not list((server.cache / "files").glob("*.part"))
@@ -233,8 +232,8 @@ def test_a_full_disk(server: Server, tmp_path: Path) -> None:
         large = tmp_path / "large.bin"
         large.write_bytes(bytes(8 << 20))
         with connect(server.url, **server.options) as device:
-            with pytest.raises(StorageError, match=r"takes 8 MB, [34] MB are free"):
-                device.send(large)
+            with pytest.raises(StorageError, match=r"would take 8 MB, [34] MB are free"):
+                device.send([large])
             assert device.survey["modules"]["numpy"] is not None
         assert not list((server.cache / "files").iterdir())
     finally:
@@ -252,11 +251,11 @@ def test_a_killed_agent(server: Server, graph: Artifact) -> None:
             UnavailableError, match=r"ended without an answer \(killed by SIGKILL\)"
         ):
             device.measure(
-                {"a": graph}, inputs_of(graph), config=BenchConfig(seconds=20), progress=kill
+                {"a": (graph, inputs_of(graph))}, config=BenchConfig(seconds=20), progress=kill
             )
     assert list((server.cache / "work").iterdir())
     with connect(server.url, **server.options) as device:
-        device.measure({"a": graph}, inputs_of(graph), config=QUICK)
+        device.measure({"a": (graph, inputs_of(graph))}, config=QUICK)
     assert not list((server.cache / "work").iterdir())
 
 
@@ -269,7 +268,7 @@ def test_two_at_once(server: Server, graph: Artifact) -> None:
                 running.set()
 
         with connect(server.url, **server.options) as one:
-            one.measure({"a": graph}, inputs, config=BenchConfig(seconds=2.0), progress=told)
+            one.measure({"a": (graph, inputs)}, config=BenchConfig(seconds=2.0), progress=told)
         go_on.set()
 
     inputs = inputs_of(graph)
@@ -278,9 +277,9 @@ def test_two_at_once(server: Server, graph: Artifact) -> None:
     assert running.wait(30)
     with connect(server.url, **server.options) as two:
         with pytest.raises(UnavailableError, match=r"in use: .* has run 'bench' since"):
-            two.measure({"a": graph}, inputs, config=QUICK)
+            two.measure({"a": (graph, inputs)}, config=QUICK)
         assert go_on.wait(30)
-        two.measure({"a": graph}, inputs, config=QUICK)
+        two.measure({"a": (graph, inputs)}, config=QUICK)
     thread.join()
 
 
@@ -294,7 +293,7 @@ def test_whoever_goes_takes_the_agent_along(server: Server, graph: Artifact) -> 
 
     with connect(server.url, **server.options) as device, pytest.raises(StoppedError):
         device.measure(
-            {"a": graph}, inputs_of(graph), config=BenchConfig(seconds=60), progress=stop
+            {"a": (graph, inputs_of(graph))}, config=BenchConfig(seconds=60), progress=stop
         )
     for _ in range(100):
         if not list((server.cache / "work").iterdir()):
