@@ -248,9 +248,9 @@ def _open_entry(bundle: Bundle, entry: ArtifactEntry, threads: int | None) -> Ru
 
 
 def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str]) -> Choice:
-    name, missing = backend_for(entry)
-    if missing is not None:
-        reason = f"{reason}; not on {entry.backend}: {missing}"
+    name, _ = backend_for(entry)
+    if entry.backend and name != entry.backend:
+        reason = f"{reason}; not on {entry.backend}, which it was measured on"
     return Choice(entry.path, name, entry.precision, entry.scheme, reason, tuple(passed_over))
 
 

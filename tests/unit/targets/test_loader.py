@@ -12,6 +12,7 @@ from edgevision.types import DeviceInfo
 
 EXPECTED = [
     "cpu",
+    "cpu-openvino",
     "gpu",
     "jetson-agx-orin",
     "jetson-agx-xavier",
