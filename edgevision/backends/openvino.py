@@ -76,16 +76,17 @@ class OpenVINOBackend(Backend):
         return Availability(True, f"openvino {_version(sdk)}")
 
     def _build_impl(self, source: Path, output: Path, options: BuildOptions) -> Artifact:
-        network = _Network(source, None)
+        file = read_onnx(source)
+        network = _Network(file, None)
         check_batch(network.inputs, options.batch)
         compiled = network.compiled(network.smallest)
-        write_atomic(output, network.file.data)
+        write_atomic(output, file.data)
         meta = {
             "backend": self.name,
             "version": _version(_openvino()),
-            "onnx_sha256": network.file.sha256,
-            "sha256": network.file.sha256,
-            "float_precision": _PRECISIONS.get(
+            "onnx_sha256": file.sha256,
+            "sha256": file.sha256,
+            "inference_precision": _PRECISIONS.get(
                 compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), "none"
             ),
         }
@@ -114,7 +115,8 @@ class OpenVINOBackend(Backend):
         Raises:
             ModelError: OpenVINO cannot load or run the file.
         """
-        network = _Network(path, threads, timed=True, beside_int8=beside_int8)
+        file = read_onnx(path)
+        network = _Network(file, threads, timed=True, beside_int8=beside_int8)
         shapes = network.ones
         compiled = network.compiled(shapes)
         request = compiled.create_infer_request()
@@ -135,7 +137,7 @@ class OpenVINOBackend(Backend):
                     milliseconds = info.real_time.total_seconds() * 1e3
                     times.setdefault(info.node_name, []).append(milliseconds)
         layers = []
-        labels = _node_labels(network.file)
+        labels = _node_labels(file)
         for node in compiled.get_runtime_model().get_ordered_ops():
             facts = {key: _text(value) for key, value in node.get_rt_info().items()}
             if facts["layerType"] in _NOT_LAYERS:
@@ -163,9 +165,10 @@ class OpenVINORunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        network = _Network(path, threads)
+        network = _Network(read_onnx(path), threads)
         super().__init__(network.inputs, network.outputs)
         self._network: _Network | None = network
+        self._places = network.places
         self._requests: dict[_Shapes | None, Any] = {}
         self._request(network.smallest)
 
@@ -177,7 +180,10 @@ class OpenVINORunner(Runner):
             found = request.infer(arrays, share_inputs=True)  # outputs are copied
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot run these inputs: {_reason(error)}") from error
-        return {spec.name: found[index] for index, spec in enumerate(self.output_specs)}
+        return {
+            spec.name: found[place]
+            for spec, place in zip(self.output_specs, self._places, strict=True)
+        }
 
     def _request_for(self, shapes: _Shapes) -> Any:
         if len(self._requests) < _OWN_SHAPES:
@@ -196,29 +202,39 @@ class OpenVINORunner(Runner):
 
 
 class _Network:
-    """An ONNX file as OpenVINO understood it, not compiled yet."""
+    """An ONNX file as OpenVINO understood it, not compiled yet.
+
+    ``places`` are those of the outputs among OpenVINO's.
+    """
 
     def __init__(
-        self, path: Path, threads: int | None, *, timed: bool = False, beside_int8: bool = False
+        self,
+        file: OnnxFile,  # one with weights in other files, which the SDK would read, is no OnnxFile
+        threads: int | None,
+        *,
+        timed: bool = False,
+        beside_int8: bool = False,
     ) -> None:
-        self.file = read_onnx(path)  # refuses weights in other files, which the SDK would read
+        self._name = file.path.name
         sdk = _openvino()
         try:
             # By name: left to itself OpenVINO tries every format it knows on a damaged file.
             frontend = sdk.frontend.FrontEndManager().load_by_framework("onnx")
-            self._model = frontend.convert(frontend.load(str(path)))
-            inputs = [self._model.input(spec.name) for spec in self.file.inputs]
+            self._model = frontend.convert(frontend.load(str(file.path)))
+            inputs = [self._model.input(spec.name) for spec in file.inputs]
         except _conversion_errors(sdk) as error:
             raise self._refused(error) from error
-        self.inputs = _specs(inputs, self.file.inputs, path)
-        self.outputs = _specs(self._model.outputs, self.file.outputs, path)
+        outputs = self._model.outputs
+        self.places = [_place(spec.name, outputs, self._name) for spec in file.outputs]
+        self.inputs = _specs(inputs, file.inputs, self._name)
+        self.outputs = _specs([outputs[i] for i in self.places], file.outputs, self._name)
         self._core = sdk.Core()
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
         if timed:
             self._config["PERF_COUNT"] = True
-        if not self.file.is_quantized and not beside_int8:
+        if not file.is_quantized and not beside_int8:
             self._config["INFERENCE_PRECISION_HINT"] = "f32"
 
     @property
@@ -245,7 +261,7 @@ class _Network:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> ModelError:
-        return ModelError(f"OpenVINO cannot load '{self.file.path.name}': {_reason(error)}")
+        return ModelError(f"OpenVINO cannot load '{self._name}': {_reason(error)}")
 
 
 def _openvino() -> Any:
@@ -283,15 +299,22 @@ def _version(sdk: Any) -> str:
     return str(sdk.__version__).partition("-")[0]
 
 
-def _specs(ports: list[Any], told: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:
+def _place(name: str, outputs: list[Any], file: str) -> int:
+    for place, port in enumerate(outputs):
+        if name in port.get_names():
+            return place
+    raise ModelError(f"OpenVINO made a network of '{file}' that has no output '{name}'.")
+
+
+def _specs(ports: list[Any], told: tuple[TensorSpec, ...], file: str) -> tuple[TensorSpec, ...]:
     """Names, and those of free axes, from the file; types and fixed axes from OpenVINO."""
     specs = []
     for port, from_file in zip(ports, told, strict=True):
         kind = port.get_element_type().get_type_name()
         if kind not in _DTYPES:
-            raise ModelError(f"'{path.name}': '{from_file.name}' is of type {kind}, not supported.")
+            raise ModelError(f"'{file}': '{from_file.name}' is of type {kind}, not supported.")
         if port.partial_shape.rank.is_dynamic:
-            raise ModelError(f"'{path.name}': '{from_file.name}' has no fixed number of axes.")
+            raise ModelError(f"'{file}': '{from_file.name}' has no fixed number of axes.")
         shape: list[int | str] = []
         for axis, length in enumerate(port.partial_shape):
             named = from_file.shape[axis] if axis < len(from_file.shape) else None
