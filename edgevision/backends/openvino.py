@@ -56,7 +56,7 @@ _NOT_LAYERS = ("Const", "Input", "Output")
 # What conversion adds to the name of the ONNX node that an operation comes from.
 _ADDED = ("/WithoutBiases", "/Dequantization")
 _TELEMETRY = "openvino_telemetry"
-# A graph compiled for one shape is up to 1.4 times as fast as one with free axes, but takes up to
+# A graph compiled for one shape is up to 1.5 times as fast as one with free axes, but takes up to
 # a second to compile and memory for its weights. Shapes beyond these share one with free axes.
 _OWN_SHAPES = 4
 _TIMED = 24
@@ -80,16 +80,17 @@ class OpenVINOBackend(Backend):
         return Availability(True, f"openvino {_version(sdk)}")
 
     def _build_impl(self, source: Path, output: Path, options: BuildOptions) -> Artifact:
-        network = _Network(source, None)
+        file = read_onnx(source)
+        network = _Network(file, None)
         check_batch(network.inputs, options.batch)
         compiled = network.compiled(network.smallest)
-        write_atomic(output, network.file.data)
+        write_atomic(output, file.data)
         meta = {
             "backend": self.name,
             "version": _version(_openvino()),
-            "onnx_sha256": network.file.sha256,
-            "sha256": network.file.sha256,
-            "float_precision": _PRECISIONS.get(
+            "onnx_sha256": file.sha256,
+            "sha256": file.sha256,
+            "inference_precision": _PRECISIONS.get(
                 compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), "none"
             ),
         }
@@ -106,10 +107,9 @@ class OpenVINOBackend(Backend):
     ) -> tuple[LayerInfo, ...]:
         """The layers that OpenVINO executes, each with its time and the ONNX nodes it computes.
 
-        Measured on zeros with every free axis at 1; ``time_ms`` is the mean over some runs, the
-        slowest quarter left out. A layer counts as the type that it computes
-        in: a Conv that stayed in float between Q/DQ nodes says so. What runs in place, such as
-        most reshapes, has no time.
+        Measured on zeros with every free axis at 1; ``time_ms`` is the mean of the faster half of
+        some runs. A layer counts as the type that it computes in: a Conv that stayed in float
+        between Q/DQ nodes says so. What runs in place, such as most reshapes, has no time.
 
         Args:
             path: an ONNX file.
@@ -119,7 +119,8 @@ class OpenVINOBackend(Backend):
         Raises:
             ModelError: OpenVINO cannot load or run the file.
         """
-        network = _Network(path, threads, timed=True, beside_int8=beside_int8)
+        file = read_onnx(path)
+        network = _Network(file, threads, timed=True, beside_int8=beside_int8)
         shapes = network.ones
         compiled = network.compiled(shapes)
         request = compiled.create_infer_request()
@@ -140,19 +141,22 @@ class OpenVINOBackend(Backend):
                     milliseconds = info.real_time.total_seconds() * 1e3
                     times.setdefault(info.node_name, []).append(milliseconds)
         layers = []
-        labels = _node_labels(network.file)
+        labels = _node_labels(file)
         for node in compiled.get_runtime_model().get_ordered_ops():
-            facts = {key: str(_plain(value)) for key, value in node.get_rt_info().items()}
+            facts = {key: _text(value) for key, value in node.get_rt_info().items()}
             if facts["layerType"] in _NOT_LAYERS:
                 continue
             name, precision = node.get_friendly_name(), facts["runtimePrecision"]
+            nodes = _nodes_of(facts["originalLayersNames"], labels)
+            if name not in times and not nodes:
+                continue  # done once for all, while compiling
             layers.append(
                 LayerInfo(
                     name,
                     facts["layerType"],
                     _PRECISIONS.get(precision, precision),
                     _steady_mean(times[name]) if name in times else None,
-                    _nodes_of(facts["originalLayersNames"], labels),
+                    nodes,
                 )
             )
         return tuple(layers)
@@ -165,9 +169,10 @@ class OpenVINORunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        network = _Network(path, threads)
+        network = _Network(read_onnx(path), threads)
         super().__init__(network.inputs, network.outputs)
         self._network: _Network | None = network
+        self._places = network.places
         self._requests: dict[_Shapes | None, Any] = {}
         self._request(network.smallest)
 
@@ -179,7 +184,10 @@ class OpenVINORunner(Runner):
             found = request.infer(arrays, share_inputs=True)  # outputs are copied
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot run these inputs: {_reason(error)}") from error
-        return {spec.name: found[index] for index, spec in enumerate(self.output_specs)}
+        return {
+            spec.name: found[place]
+            for spec, place in zip(self.output_specs, self._places, strict=True)
+        }
 
     def _request_for(self, shapes: _Shapes) -> Any:
         if len(self._requests) < _OWN_SHAPES:
@@ -198,29 +206,39 @@ class OpenVINORunner(Runner):
 
 
 class _Network:
-    """An ONNX file as OpenVINO understood it, not compiled yet."""
+    """An ONNX file as OpenVINO understood it, not compiled yet.
+
+    ``places`` are those of the outputs among OpenVINO's.
+    """
 
     def __init__(
-        self, path: Path, threads: int | None, *, timed: bool = False, beside_int8: bool = False
+        self,
+        file: OnnxFile,  # one with weights in other files, which the SDK would read, is no OnnxFile
+        threads: int | None,
+        *,
+        timed: bool = False,
+        beside_int8: bool = False,
     ) -> None:
-        self.file = read_onnx(path)  # refuses weights in other files, which the SDK would read
+        self._name = file.path.name
         sdk = _openvino()
         try:
             # By name: left to itself OpenVINO tries every format it knows on a damaged file.
             frontend = sdk.frontend.FrontEndManager().load_by_framework("onnx")
-            self._model = frontend.convert(frontend.load(str(path)))
-            inputs = [self._model.input(spec.name) for spec in self.file.inputs]
+            self._model = frontend.convert(frontend.load(str(file.path)))
+            inputs = [self._model.input(spec.name) for spec in file.inputs]
         except _conversion_errors(sdk) as error:
             raise self._refused(error) from error
-        self.inputs = _specs(inputs, self.file.inputs, path)
-        self.outputs = _specs(self._model.outputs, self.file.outputs, path)
+        outputs = self._model.outputs
+        self.places = [_place(spec.name, outputs, self._name) for spec in file.outputs]
+        self.inputs = _specs(inputs, file.inputs, self._name)
+        self.outputs = _specs([outputs[i] for i in self.places], file.outputs, self._name)
         self._core = sdk.Core()
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             self._config["INFERENCE_NUM_THREADS"] = threads
         if timed:
             self._config["PERF_COUNT"] = True
-        if not self.file.is_quantized and not beside_int8:
+        if not file.is_quantized and not beside_int8:
             self._config["INFERENCE_PRECISION_HINT"] = "f32"
 
     @property
@@ -247,7 +265,7 @@ class _Network:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> ModelError:
-        return ModelError(f"OpenVINO cannot load '{self.file.path.name}': {_reason(error)}")
+        return ModelError(f"OpenVINO cannot load '{self._name}': {_reason(error)}")
 
 
 def _openvino() -> Any:
@@ -285,16 +303,23 @@ def _version(sdk: Any) -> str:
     return str(sdk.__version__).partition("-")[0]
 
 
-def _specs(ports: list[Any], told: tuple[TensorSpec, ...], path: Path) -> tuple[TensorSpec, ...]:
+def _place(name: str, outputs: list[Any], file: str) -> int:
+    for place, port in enumerate(outputs):
+        if name in port.get_names():
+            return place
+    raise ModelError(f"OpenVINO made a network of '{file}' that has no output '{name}'.")
+
+
+def _specs(ports: list[Any], told: tuple[TensorSpec, ...], file: str) -> tuple[TensorSpec, ...]:
     """Names, and those of free axes, from the file; types and fixed axes from OpenVINO."""
     specs = []
     for index, from_file in enumerate(told):
         port = ports[index]
         kind = port.get_element_type().get_type_name()
         if kind not in _DTYPES:
-            raise ModelError(f"'{path.name}': '{from_file.name}' is of type {kind}, not supported.")
+            raise ModelError(f"'{file}': '{from_file.name}' is of type {kind}, not supported.")
         if port.partial_shape.rank.is_dynamic:
-            raise ModelError(f"'{path.name}': '{from_file.name}' has no fixed number of axes.")
+            raise ModelError(f"'{file}': '{from_file.name}' has no fixed number of axes.")
         shape: list[int | str] = []
         for axis, length in enumerate(port.partial_shape):
             named = from_file.shape[axis] if axis < len(from_file.shape) else None
@@ -324,14 +349,14 @@ def _nodes_of(original: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _plain(value: Any) -> Any:
-    """What is inside the SDK's own wrapper."""
-    return getattr(value, "value", value)
+def _text(value: Any) -> str:
+    """What is inside the SDK's own wrapper, as text."""
+    return str(getattr(value, "value", value))
 
 
 def _steady_mean(values: list[float]) -> float:
-    """Times are whole microseconds, too coarse for a median of what takes three of them."""
-    return fmean(sorted(values)[: max(1, round(len(values) * 0.75))])
+    """Of the faster half, which other work disturbed least; each time is whole microseconds."""
+    return fmean(sorted(values)[: (len(values) + 1) // 2])
 
 
 def _reason(error: Exception) -> str:

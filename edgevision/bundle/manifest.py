@@ -69,7 +69,8 @@ class ArtifactEntry(_Model):
             ``candidate`` is neither, but within the accuracy budget. None for files that cannot
             be run, and for graphs and engines whose accuracy was never proven.
         backend, scheme, precision, target: of runnable files, e.g. ``onnxruntime``,
-            ``x86-vnni``, ``int8``, ``cpu``.
+            ``x86-vnni``, ``int8``, ``cpu``. The backend is the one that the file is for and was
+            measured on.
         sha256, size: of the file's bytes.
         meta: plain facts from the build, e.g. an engine's compute capabilities.
     """

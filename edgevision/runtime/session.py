@@ -265,9 +265,9 @@ def _artifact(bundle: Bundle, entry: ArtifactEntry, machine: Machine) -> Artifac
 
 
 def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str], machine: Machine) -> Choice:
-    name, missing = backend_for(entry, machine)
-    if missing is not None:
-        reason = f"{reason}; not on {entry.backend}: {missing}"
+    name, _ = backend_for(entry, machine)
+    if entry.backend and name != entry.backend:
+        reason = f"{reason}; not on {entry.backend}, which it was measured on"
     return Choice(entry.path, name, entry.precision, entry.scheme, reason, tuple(passed_over))
 
 

@@ -21,7 +21,7 @@ from edgevision.types import TensorSpec
 LABELS = ("red", "green", "blue")
 
 
-def _network(path: Path, *, batch: int | str, gain: float) -> Path:
+def _network(path: Path, *, batch: int | str, gain: float, product: str = "MatMul") -> Path:
     """Says which colour channel has the largest mean: predictions are known without training."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -31,6 +31,9 @@ def _network(path: Path, *, batch: int | str, gain: float) -> Path:
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
     ]
+    if product != "MatMul":
+        nodes[-1].op_type, nodes[-1].domain = product, "com.microsoft"
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     graph = helper.make_graph(
         nodes,
         "colours",
@@ -38,7 +41,7 @@ def _network(path: Path, *, batch: int | str, gain: float) -> Path:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
         [numpy_helper.from_array(np.eye(3, dtype=np.float32) * gain, "weight")],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     onnx.save(model, path)
     return path
 
@@ -52,8 +55,13 @@ def _make(
     candidate_scheme: str | None = None,
     golden: bool = True,
     gain: float = 8.0,
+    backend: str = "onnxruntime",
+    product: str = "MatMul",
 ) -> Path:
-    """A baseline, a shipped graph of ``scheme`` and perhaps a candidate, all real ONNX."""
+    """A baseline, a shipped graph of ``scheme`` and perhaps a candidate, all real ONNX.
+
+    ``product`` is the operator of the shipped graph's product of matrices.
+    """
     source = folder.parent / f"{folder.name}-source"
     source.mkdir()
     preprocessing = Preprocessing(8, 8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -76,15 +84,17 @@ def _make(
         preprocessing=preprocessing,
     ) as writer:
         for name, facts in files.items():
-            path = _network(source / name, batch=batch, gain=gain)
+            shipped = facts["role"] == "shipped"
+            operator = product if shipped else "MatMul"
+            path = _network(source / name, batch=batch, gain=gain, product=operator)
             extra: dict[str, Any] = facts
-            writer.add_file(path, name, kind="onnx", backend="onnxruntime", **extra)
+            writer.add_file(path, name, kind="onnx", backend=backend, **extra)
         if golden:
             images = [generator.integers(0, 256, (9, 11, 3), dtype=np.uint8) for _ in range(3)]
             tensor = writer.add_golden_inputs(images)
             for name in files:
-                backend = get_backend("onnxruntime")
-                with backend.open(Artifact("onnxruntime", source / name)) as runner:
+                opener = get_backend("onnxruntime")
+                with opener.open(Artifact("onnxruntime", source / name)) as runner:
                     step = batch if isinstance(batch, int) else 1
                     rows = [
                         runner.infer({"input": np.repeat(row[None], step, axis=0)})["logits"][:1]

@@ -28,7 +28,10 @@ def infer(path: Path, count: int = 2, threads: int | None = 1) -> np.ndarray:
 
 
 def reference(path: Path, count: int = 2) -> np.ndarray:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    """Of ONNX Runtime, node by node as they stand: Q/DQ in float."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"images": images(count)})[0]
 
 
@@ -43,7 +46,7 @@ def test_the_artifact_is_the_onnx_file(tmp_path: Path) -> None:
 def test_a_float_graph_is_fp32_whatever_the_processor_prefers(tmp_path: Path) -> None:
     source = float_net(tmp_path / "net.onnx")
     artifact = BACKEND.build(source, tmp_path / "model.onnx")
-    assert artifact.meta["float_precision"] == "fp32"
+    assert artifact.meta["inference_precision"] == "fp32"
     layers = BACKEND.layer_report(artifact)
     assert {layer.precision for layer in layers} == {"fp32"}
     # bfloat16 has 8 bits: it would be off by some thousandths.
@@ -59,7 +62,7 @@ def test_a_quantized_graph_runs_on_integers_and_agrees(tmp_path: Path) -> None:
     expected = reference(source)
     noise = ((infer(source) - expected) ** 2).sum()
     # Between the layers OpenVINO may compute in bfloat16, and the next Q then rounds otherwise.
-    assert 10 * np.log10((expected**2).sum() / noise) > 30
+    assert 10 * np.log10((expected**2).sum() / noise) > 40
 
 
 def test_the_report_names_times_and_the_nodes_behind_each_layer(tmp_path: Path) -> None:
@@ -97,6 +100,26 @@ def test_other_free_axes_than_the_batch(tmp_path: Path) -> None:
             (expected,) = onnxruntime.InferenceSession(str(source)).run(None, {"images": x})
             found = runner.infer({"images": x})["logits"]
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_come_under_their_own_names(tmp_path: Path) -> None:
+    """Out of alphabetical order, one the same tensor as another, one the input itself."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]>'
+        "main (float[n,4] x) => (float[n,4] c, float[n,4] b, float[n,4] a, float[n,4] x)"
+        "{ c = Relu (x)  b = Identity (c)  a = Neg (x) }"
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    x = np.array([[-1.0, 0.0, 2.0, 3.0]], np.float32)
+    with BACKEND.open(Artifact("openvino", path)) as runner:
+        assert [spec.name for spec in runner.output_specs] == ["c", "b", "a", "x"]
+        found = runner.infer({"x": x})
+    expected = {"c": np.maximum(x, 0), "b": np.maximum(x, 0), "a": -x, "x": x}
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    found["x"] += 1
+    assert x[0, 0] == -1.0, "the caller's array is another one"
 
 
 def test_a_fixed_batch_stays_and_others_are_refused(tmp_path: Path) -> None:

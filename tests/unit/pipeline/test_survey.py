@@ -8,10 +8,12 @@ from importlib import metadata
 
 import pytest
 
-from edgevision.backends import BACKENDS
+from edgevision.backends import BACKENDS, get_backend
 from edgevision.pipeline.survey import (
     backend_status,
     extras,
+    graph_backend,
+    runs_graphs,
     survey,
     target_status,
     timing_status,
@@ -61,6 +63,23 @@ def test_the_way_to_times_leads_where_there_are_any(monkeypatch: pytest.MonkeyPa
     missing = timing_status(board, ORIN_NANO)
     assert not missing.ok
     assert missing.hint == "Install it with: pip install edgevision"
+
+
+def test_graphs_run_on_the_targets_own_backend_where_it_takes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert graph_backend(load_target("cpu")) == "onnxruntime"
+    gpu = load_target("gpu")
+    assert not runs_graphs(gpu)
+    assert graph_backend(gpu) == "onnxruntime"
+    openvino = load_target("cpu-openvino")
+    assert runs_graphs(openvino)
+    if get_backend("openvino").can_run().ok:
+        assert graph_backend(openvino) == "openvino"
+        assert timing_status(openvino).ok
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert graph_backend(openvino) == "onnxruntime"
+    assert "edgevision[openvino]" in timing_status(openvino).hint
 
 
 def test_an_old_jetpack_points_to_trtexec() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import edgevision.devices
 import edgevision.devices.local
 import edgevision.targets.loader
+from edgevision.backends import get_backend
 from edgevision.bundle import Verdict, add_engine, open_bundle
 from edgevision.devices import this_machine
 from edgevision.errors import BundleError, UsageError
@@ -99,6 +101,63 @@ def test_a_fitting_engine_that_does_not_open_falls_back(
     machine(compute_capability="8.6")
     with load(folder) as model:
         assert "built for SM 87, this GPU is SM 86" in model.choice.passed_over[0]
+
+
+def test_a_graph_runs_on_the_backend_that_it_was_measured_on(
+    make_bundle: Make, machine: Callable[..., None]
+) -> None:
+    _require_openvino()
+    folder = make_bundle(scheme="openvino", backend="openvino")
+    machine(cpu_features=("avx2", "avx_vnni"))
+    with load(folder) as model:
+        assert (model.choice.path, model.choice.backend) == ("model.int8.onnx", "openvino")
+        assert "scheme openvino" in model.choice.reason
+        assert type(model.runner).__name__ == "OpenVINORunner"
+    assert check_golden(open_bundle(folder)).ok
+    machine(cpu_features=("avx2",), name="Old CPU")
+    with load(folder) as model:
+        assert (model.choice.path, model.choice.backend) == ("model.fp32.onnx", "openvino")
+        assert "Old CPU) is none" in model.choice.passed_over[0]
+
+
+def test_without_that_backend_the_baseline_runs_and_the_reason_is_told(
+    make_bundle: Make, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(cpu_features=("avx512_vnni",))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    folder = make_bundle(scheme="openvino", backend="openvino")
+    with load(folder) as model:
+        assert (model.choice.path, model.choice.backend) == ("model.fp32.onnx", "onnxruntime")
+        assert "not on openvino" in model.choice.reason
+        (told,) = model.choice.passed_over
+    assert told.startswith("model.int8.onnx: openvino cannot be imported")
+    assert "pip install 'edgevision[openvino]'" in told
+    with load(folder, artifact="shipped") as model:  # by name ONNX Runtime runs it all the same
+        assert (model.choice.path, model.choice.backend) == ("model.int8.onnx", "onnxruntime")
+        assert model.choice.reason == "asked for; not on openvino, which it was measured on"
+
+
+def test_a_graph_of_a_backend_of_the_future_is_passed_over(make_bundle: Make) -> None:
+    with load(make_bundle(scheme="openvino", backend="abacus")) as model:
+        assert (model.choice.path, model.choice.backend) == ("model.fp32.onnx", "onnxruntime")
+        assert "'abacus' is unknown to this version" in model.choice.passed_over[0]
+
+
+def test_a_graph_that_its_backend_refuses_here_is_passed_over(
+    make_bundle: Make, machine: Callable[..., None]
+) -> None:
+    _require_openvino()
+    machine(cpu_features=("avx512_vnni",))
+    folder = make_bundle(scheme="openvino", backend="openvino", product="TransposeMatMul")
+    with load(folder) as model:
+        assert (model.choice.path, model.choice.backend) == ("model.fp32.onnx", "openvino")
+        assert "TransposeMatMul" in model.choice.passed_over[0]
+
+
+def _require_openvino() -> None:
+    found = get_backend("openvino").can_run()
+    if not found.ok:
+        pytest.skip(found.reason)
 
 
 def test_an_engine_of_unproven_accuracy_runs_only_when_named(

@@ -12,6 +12,7 @@ from edgevision.types import DeviceInfo
 
 EXPECTED = [
     "cpu",
+    "cpu-openvino",
     "gpu",
     "jetson-agx-orin",
     "jetson-agx-xavier",
@@ -91,6 +92,16 @@ def test_the_features_of_a_cpu_choose_its_scheme(
     target = load_target("cpu", machine=machine(*features))
     assert target.scheme == scheme
     assert target.scheme_reason.endswith(f"has {reason}")
+
+
+@pytest.mark.parametrize(
+    ("features", "scheme"),
+    [(("avx2", "avx512_vnni"), "openvino"), (("avx_vnni",), "openvino"), (("avx2",), None)],
+)
+def test_openvino_is_given_8_bits_only_where_products_do_not_saturate(
+    features: tuple[str, ...], scheme: str | None
+) -> None:
+    assert load_target("cpu-openvino", machine=machine(*features)).scheme == scheme
 
 
 @pytest.mark.parametrize("feature", ["sse4_1", "asimd"])
