@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevision.backends._trt_build import Log
+from edgevision.backends._trt_log import Log
 from edgevision.backends._trt_runner import TensorRTRunner, check_header, deserialize, inspect
 from edgevision.errors import InputError, ModelError, UsageError
 from edgevision.types import TensorSpec
