@@ -182,14 +182,14 @@ def _asked(options: BuildOptions, built: Built) -> dict[str, Any]:
         name: {key: list(shape) for key, shape in asdict(one).items()}
         for name, one in options.shapes.items()
     }
-    facts = {
-        "shapes": shapes,
-        "tactic_memory_mb": options.tactic_memory_mb,
-        "builder_level": options.builder_level,
-        "version_compatible": options.version_compatible,
-        "hardware_compatibility": "ampere+" if options.hardware_compatible else None,
-    }
-    told = {key: value for key, value in facts.items() if value not in (None, False, {})}
+    told: dict[str, Any] = {"shapes": shapes} if shapes else {}
+    for name in ("tactic_memory_mb", "builder_level", "dla_core"):
+        if getattr(options, name) is not None:
+            told[name] = getattr(options, name)
     if options.dla_core is not None:
-        told |= {"dla_core": options.dla_core, "dla_fallback": list(built.dla_fallback)}
+        told["dla_fallback"] = list(built.dla_fallback)
+    if options.version_compatible:
+        told["version_compatible"] = True
+    if options.hardware_compatible:
+        told["hardware_compatibility"] = "ampere+"
     return told

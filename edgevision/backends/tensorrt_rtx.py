@@ -31,7 +31,8 @@ class TensorRTRTXBackend(TensorRTFamily):
                 hint="Name some, e.g. --compute-capability 86 --compute-capability 89.",
             )
         for option, reason in _NOT_HERE.items():
-            if getattr(options, option) not in (None, False):
+            asked = getattr(options, option)
+            if asked is not None and asked is not False:  # core 0 is asked for too
                 raise UnavailableError(
                     f"TensorRT-RTX does not take --{option.replace('_', '-')}: {reason}."
                 )
