@@ -10,6 +10,11 @@ from edgevision.backends.onnx_file import OnnxFile
 FOR_CPU = "This graph is quantized for a CPU; emit it with the scheme 'tensorrt'."
 # Where in the vendor's sources a message arose: of no use to who reads it.
 _ORIGIN = re.compile(r"\s*\[\w+\.\w+::\S+::\d+\]\s*|\s*\bIn \S+ at /\S+:\d+\b")
+# Where one of the errors that the vendor strings together ends and the next begins.
+_NEXT = re.compile(r"(?<=\)) (?=(?:\S+: )?Error Code \d)")
+_INVALID = re.compile(r"\AInvalid Node - .*\n")  # the node is named in our own words
+# Goes with every error on a machine without a driver, which an ahead-of-time build does not need.
+_NO_DRIVER = re.compile(r".*\bCuda Runtime \( ?\(?cudaError 35\b.*")
 # A hint by what the reason holds, the first that fits.
 _HINTS = (
     ("workspace", "Allow more scratch memory: --workspace-mb, or leave it out."),
@@ -34,7 +39,7 @@ class Log:
     def add(self, is_error: bool, message: str) -> None:
         """Keep ``message`` if it is worth keeping."""
         if is_error:
-            self.errors.append(" ".join(_ORIGIN.sub(" ", message).split()))
+            self.errors += _pieces(message)
         elif message.startswith("Layers:"):
             self.layers = message
         elif "UINT8" in message and "INT8 instead" in message:
@@ -42,7 +47,7 @@ class Log:
 
     def reason(self) -> str:
         """The errors on one line, each once; what to say when the vendor says nothing."""
-        return "; ".join(dict.fromkeys(self.errors)) or "the vendor gave no reason"
+        return _joined(self.errors) or "the vendor gave no reason"
 
     def hint(self) -> str | None:
         """The way out, where the reason has a known one."""
@@ -71,7 +76,7 @@ def parser_errors(parser: Any, file: OnnxFile) -> str:
 
 
 def _parser_error(error: Any, file: OnnxFile) -> str:
-    reason = " ".join(_ORIGIN.sub(" ", error.desc()).split())
+    reason = _joined(_pieces(_INVALID.sub("", error.desc())))
     if "Plugin not found" in reason:
         reason = "no such operator, and no plugin of that name"
     name, operator = _node_of(error, file)
@@ -94,3 +99,12 @@ def _node_of(error: Any, file: OnnxFile) -> tuple[str, str]:
         return name, operator
     full = f"{node.domain}.{node.operator}" if node.domain else node.operator
     return node.name or name or (node.outputs[0] if node.outputs else ""), full
+
+
+def _pieces(text: str) -> list[str]:
+    return _NEXT.split(" ".join(_ORIGIN.sub(" ", text).split()).replace(" )", ")"))
+
+
+def _joined(errors: list[str]) -> str:
+    told = [error for error in errors if not _NO_DRIVER.fullmatch(error)]
+    return "; ".join(dict.fromkeys(told or errors))

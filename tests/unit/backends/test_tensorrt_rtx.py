@@ -125,6 +125,42 @@ def test_several_faults_are_told_at_once(net: Path) -> None:
     assert "'pool' (Frobnicatepool): no such operator" in caught.value.message
 
 
+def test_shapes_that_do_not_fit_are_told_once_and_without_the_missing_driver(
+    tmp_path: Path,
+) -> None:
+    net = float_net(tmp_path / "net.onnx")
+    model = onnx.load(net)
+    for tensor in model.graph.initializer:
+        if tensor.name == "gemm_weight":
+            tensor.CopyFrom(numpy_helper.from_array(np.ones((10, 17), np.float32), tensor.name))
+    onnx.save(model, net)
+    with pytest.raises(
+        ModelError, match=r"'gemm' \(Gemm\): .*16 and .*17 but must match"
+    ) as caught:
+        build(net)
+    assert "cudaError" not in caught.value.message
+    assert caught.value.message.count("Output shape can not be computed") <= 1
+
+
+def test_a_fault_inside_a_subgraph_names_the_node_in_there(tmp_path: Path) -> None:
+    net = float_net(tmp_path / "net.onnx")
+    model = onnx.load(net)
+    branches = []
+    for name, operator in (("inner", "Frobnicate"), ("other", "Relu")):
+        made = helper.make_node(operator, ["conv_out"], [f"{name}_out"], name=name)
+        value = helper.make_tensor_value_info(f"{name}_out", onnx.TensorProto.FLOAT, None)
+        branches.append(helper.make_graph([made], name, [], [value]))
+    choice = helper.make_node(
+        "If", ["flag"], ["relu_out"], name="if", then_branch=branches[0], else_branch=branches[1]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+    relu = next(n for n in model.graph.node if n.name == "relu")
+    relu.CopyFrom(choice)
+    onnx.save(model, net)
+    with pytest.raises(ModelError, match=r"'inner' \(Frobnicate\): no such operator"):
+        build(net)
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
