@@ -12,7 +12,9 @@ import onnx
 import pytest
 
 from edgevision.backends import get_backend
+from edgevision.backends.base import ShapeRange
 from edgevision.backends.shapes import InputShapes
+from edgevision.bundle import open_bundle
 from edgevision.devices import local
 from edgevision.errors import EdgeVisionError, ModelError, UnavailableError, UsageError
 from edgevision.files import sha256_file
@@ -22,6 +24,7 @@ from edgevision.quantization.half import to_half
 from edgevision.types import Precision
 from tests.conformance.graphs import float_net, quantized_net
 from tests.unit.backends.vendor import CLASSIC, IN_8, Script, vendor
+from tests.unit.pipeline.test_engine import bundle
 
 needs_rtx = pytest.mark.skipif(
     not get_backend("tensorrt_rtx").is_available().ok, reason="tensorrt-rtx is not installed"
@@ -83,6 +86,22 @@ def test_dla_is_in_the_sidecar_with_what_falls_back(
     built = build_engine(net, "jetson-orin-nx", dla_core=1, float_precision=Precision.FP32)
     # The stand-in's network has a free batch; its file here a fixed one of 1.
     assert (built.sidecar["dla_core"], built.sidecar["dla_fallback"]) == (1, ["softmax"])
+
+
+@pytest.mark.usefixtures("device")
+def test_a_bundle_keeps_what_the_runtime_needs_to_open_the_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use(monkeypatch, "10.3")
+    place = bundle(tmp_path)
+    asked: dict[str, Any] = {"dla_core": 0, "version_compatible": True}
+    build_engine(place, "jetson-orin-nx", batch=ShapeRange(2, 2, 2), **asked)
+    with open_bundle(place) as opened:
+        (entry,) = [e for e in opened.manifest.runnable() if e.kind == "engine"]
+    assert {key: entry.meta[key] for key in asked} == asked
+    assert entry.meta["batch"] == {"min": 2, "opt": 2, "max": 2}
+    with pytest.raises(UsageError, match="proven for the graph as it is"):
+        build_engine(place, "jetson-orin-nx", float_precision=Precision.FP16)
 
 
 @pytest.mark.usefixtures("device")
