@@ -16,7 +16,7 @@ from edgevision.backends.base import ShapeRange
 from edgevision.backends.shapes import InputShapes
 from edgevision.bundle import open_bundle
 from edgevision.devices import local
-from edgevision.errors import EdgeVisionError, ModelError, UnavailableError, UsageError
+from edgevision.errors import EdgeVisionError, InputError, ModelError, UnavailableError, UsageError
 from edgevision.files import sha256_file
 from edgevision.pipeline.engine import build_engine
 from edgevision.pipeline.timing_cache import power_mode, timing_cache_of
@@ -198,6 +198,38 @@ def test_an_old_opset_stays_float32_unless_float16_is_asked_for(
     assert "wants opset 18" in caplog.text
     with pytest.raises(ModelError, match="wants opset 18"):
         build_engine(net, "rtx", compute_capabilities=["86"], float_precision=Precision.FP16)
+
+
+@needs_rtx
+@pytest.mark.parametrize("fault", ["cut", "operator", "domain", "opset", "gone"])
+def test_what_cannot_be_converted_is_told_in_the_builders_words(fault: str, tmp_path: Path) -> None:
+    net = float_net(tmp_path / "net.onnx")
+    model = onnx.load(net)
+    relu = next(node for node in model.graph.node if node.name == "relu")
+    if fault == "operator":
+        relu.op_type = "Frobnicate"
+    elif fault == "domain":
+        relu.op_type, relu.domain = "Mine", "my.ops"
+        model.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
+    elif fault == "opset":
+        model.opset_import[0].version = 99
+    data = model.SerializeToString()
+    net.write_bytes(data[:500] if fault == "cut" else data)
+    if fault == "gone":
+        net.unlink()
+    told = {
+        "cut": "no whole ONNX file",
+        "operator": r"'relu' \(Frobnicate\): no such operator",
+        "domain": r"'relu' \(my\.ops\.Mine\): no such operator",
+        "opset": "opset 99.*9 to 25",
+        "gone": "No file at",
+    }
+    batch = ShapeRange(1, 1, 8)
+    with pytest.raises(InputError, match=told[fault]):
+        build_engine(net, "rtx", batch=batch, compute_capabilities=["86"])
+    if fault == "domain":
+        with pytest.raises(ModelError, match=r"types ONNX does not know: my\.ops\.Mine"):
+            build_engine(net, "rtx", batch=batch, float_precision=Precision.FP16)
 
 
 @needs_rtx
