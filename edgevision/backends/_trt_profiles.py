@@ -60,7 +60,7 @@ def _over_batch(name: str, shape: Shape, options: BuildOptions) -> InputShapes:
 def _check(name: str, shape: Shape, wanted: InputShapes) -> None:
     for given in (wanted.min, wanted.opt, wanted.max):
         fits = len(given) == len(shape) and all(
-            want < 0 or want == size for want, size in zip(shape, given, strict=True)
+            size < 0 or size == given[axis] for axis, size in enumerate(shape)
         )
         if not fits:
             raise ModelError(

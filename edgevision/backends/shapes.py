@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgevision.errors import UsageError
 
-Shape = tuple[int, ...]
+if TYPE_CHECKING:
+    from typing import TypeAlias  # novermin
+
+Shape: TypeAlias = "tuple[int, ...]"
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,9 @@ class InputShapes:
     max: Shape
 
     def __post_init__(self) -> None:
-        sizes = {len(self.min), len(self.opt), len(self.max)}
-        if len(sizes) != 1 or not all(
-            1 <= low <= opt <= high
-            for low, opt, high in zip(self.min, self.opt, self.max, strict=True)
+        low, high = self.min, self.max
+        if not len(low) == len(self.opt) == len(high) or not all(
+            1 <= low[axis] <= size <= high[axis] for axis, size in enumerate(self.opt)
         ):
             shapes = ", ".join(map(shape_text, (self.min, self.opt, self.max)))
             raise UsageError(
