@@ -17,7 +17,6 @@ import pytest
 from edgevision.backends import (
     _trt_build,
     _trt_cache,
-    _trt_common,
     _trt_log,
     _trt_options,
     _trt_profiles,
@@ -36,7 +35,7 @@ from tests.conformance.graphs import images, quantized_net
 from tests.unit.backends.vendor import IN_8, VERSIONS, HostCuda, Script, names, plan, vendor
 
 MODULES = (
-    _trt_build, _trt_cache, _trt_common, _trt_log, _trt_options, _trt_profiles, _trt_progress, _trt_runner,
+    _trt_build, _trt_cache, _trt_log, _trt_options, _trt_profiles, _trt_progress, _trt_runner,
 )  # fmt: skip
 # The vendor's class by what the code calls its objects.
 CLASS_OF = {
