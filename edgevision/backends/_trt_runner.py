@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevision.backends._cuda import Buffer, Cuda
-from edgevision.backends._trt_build import Log, make_logger
+from edgevision.backends._trt_log import Log, make_logger
 from edgevision.backends.base import Arrays, Runner
-from edgevision.errors import InputError, ModelError
+from edgevision.errors import InputError, ModelError, UnavailableError
 from edgevision.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -42,22 +42,44 @@ def check_header(plan: bytes, magic: bytes, name: str) -> str:
     return ".".join(str(number) for number in plan[_VERSION_AT : _VERSION_AT + 4])
 
 
-def deserialize(trt: Any, plan: bytes, name: str, log: Log) -> tuple[Any, Any, Any]:
+def deserialize(
+    trt: Any,
+    plan: bytes,
+    name: str,
+    log: Log,
+    *,
+    dla_core: int | None = None,
+    host_code: bool = False,
+) -> tuple[Any, Any, Any]:
     """(logger, runtime, engine) out of ``plan``; keep all three while the engine is in use.
 
     A plan is native code: whoever calls this has checked its hash.
 
+    Args:
+        dla_core: that the engine runs on; without it the first.
+        host_code: allow the code for the CPU that a version-compatible plan brings along.
+
     Raises:
         InputError: it was built for another GPU or version, or is damaged; says the reason.
+        UnavailableError: there is no GPU or no driver.
     """
     logger = make_logger(trt, log)
-    runtime = trt.Runtime(logger)
+    try:
+        runtime = trt.Runtime(logger)
+    except TypeError as error:  # the bindings' word for none
+        raise UnavailableError(f"'{name}' cannot be loaded here: {log.reason()}") from error
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    if host_code and hasattr(runtime, "engine_host_code_allowed"):  # from 8.6; allowed before
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise InputError(
             f"'{name}' cannot be loaded by {trt.__version__} here: {log.reason()}",
             hint="Build the engine on this device: edgevision build-engine.",
         )
+    if getattr(engine, "streamable_weights_size", 0):  # built for it; without a budget none is
+        engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
     return logger, runtime, engine
 
 
@@ -85,12 +107,23 @@ class TensorRTRunner(Runner):
     GPU (Jetson) both sides share them.
     """
 
-    def __init__(self, trt: Any, plan: bytes, name: str, cuda: Cuda | None = None) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        plan: bytes,
+        name: str,
+        cuda: Cuda | None = None,
+        *,
+        dla_core: int | None = None,
+        host_code: bool = False,
+    ) -> None:
         self._cuda = cuda or Cuda()
         self._log = Log()
         self._name = name
         with ExitStack() as undo:
-            self._owners = deserialize(trt, plan, name, self._log)
+            self._owners = deserialize(
+                trt, plan, name, self._log, dla_core=dla_core, host_code=host_code
+            )
             engine = self._owners[2]
             self._context = engine.create_execution_context()
             if self._context is None:
@@ -183,7 +216,8 @@ class TensorRTRunner(Runner):
             raise InputError(
                 f"Input '{name}' expected: {list(port.smallest)} to {list(port.largest)}, "
                 f"given: {list(shape)}.",
-                hint="Build the engine for that batch: edgevision build-engine --max-batch.",
+                hint="Build the engine for that shape: edgevision build-engine --max-batch, "
+                "--max-shapes.",
             )
         if not self._context.set_input_shape(name, shape):
             raise InputError(f"Input '{name}' of shape {list(shape)}: {self._log.reason()}")

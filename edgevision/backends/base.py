@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from edgevision.backends.shapes import InputShapes
 from edgevision.errors import InputError, ModelError, UnavailableError, UsageError
-from edgevision.types import Availability, LayerInfo, TensorSpec
+from edgevision.types import Availability, LayerInfo, Precision, TensorSpec
 
 if TYPE_CHECKING:
     from typing import TypeAlias  # novermin
@@ -42,19 +43,51 @@ class ShapeRange:
 class BuildOptions:
     """What a build may depend on beside the source file.
 
+    A builder refuses what it has no name for; all but ``batch`` is for TensorRT alone.
+
     Attributes:
         batch: sizes that the artifact must accept.
+        shapes: by input: all axes of those whose free axes are not the batch alone.
         compute_capabilities: SM names to build for, e.g. ``("86", "89")``; empty: this machine's.
+        float_precision: of what is not INT8. TensorRT 8 is told; later versions take it from the
+            graph. None: fp16 beside INT8, fp32 in a float graph.
         workspace_mb: limit of the builder's scratch memory, None for the backend's default.
+        tactic_memory_mb: limit of the memory for trying tactics, where the builder has one.
+        builder_level: 0 (fastest build) to 5 (longest search), None for the builder's own.
         timing_cache: file read and rewritten by builders that have one.
+        dla_core: runs what it can on that core, the rest on the GPU; the batch must be fixed.
+        sparsity: use kernels for weights with two zeros in every four (2:4).
+        version_compatible: the engine runs on later minor versions of TensorRT too.
+        hardware_compatible: it runs on every GPU from Ampere on, at some cost in speed.
+        refit: its weights can be exchanged without building again.
+        weight_streaming: weights may stay in host memory; for networks larger than the GPU's.
         progress: called with (phase, done, total) while building.
+
+    Raises:
+        UsageError: ``builder_level`` or ``dla_core`` is out of range.
     """
 
     batch: ShapeRange = field(default_factory=ShapeRange)
+    shapes: Mapping[str, InputShapes] = field(default_factory=dict)
     compute_capabilities: tuple[str, ...] = ()
+    float_precision: Precision | None = None
     workspace_mb: int | None = None
+    tactic_memory_mb: int | None = None
+    builder_level: int | None = None
     timing_cache: Path | None = None
+    dla_core: int | None = None
+    sparsity: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refit: bool = False
+    weight_streaming: bool = False
     progress: Callable[[str, int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.builder_level is not None and not 0 <= self.builder_level <= 5:
+            raise UsageError(f"the builder level must be 0 to 5, got {self.builder_level}")
+        if self.dla_core is not None and self.dla_core < 0:
+            raise UsageError(f"the DLA core must be 0 or more, got {self.dla_core}")
 
 
 @dataclass(frozen=True)

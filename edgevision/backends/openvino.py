@@ -185,8 +185,7 @@ class OpenVINORunner(Runner):
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot run these inputs: {_reason(error)}") from error
         return {
-            spec.name: found[place]
-            for spec, place in zip(self.output_specs, self._places, strict=True)
+            spec.name: found[self._places[index]] for index, spec in enumerate(self.output_specs)
         }
 
     def _request_for(self, shapes: _Shapes) -> Any:

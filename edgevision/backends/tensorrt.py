@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgevision.backends._trt_common import TensorRTFamily
 from edgevision.backends.base import BuildOptions
+from edgevision.devices.jetson import read_jetson
 from edgevision.devices.local import this_machine
 from edgevision.errors import UnavailableError
 from edgevision.types import Availability
@@ -35,4 +36,9 @@ class TensorRTBackend(TensorRTFamily):
                 f"TensorRT builds for the GPU of this machine (compute capability {here}) only, "
                 f"asked for: {', '.join(others)}.",
                 hint="Build on the device itself, or use the target 'rtx' for RTX GPUs.",
+            )
+        if options.hardware_compatible and read_jetson() is not None:
+            raise UnavailableError(
+                "Engines for every GPU from Ampere on cannot be built on a Jetson.",
+                hint="Leave --hardware-compatible out.",
             )

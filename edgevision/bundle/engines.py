@@ -28,6 +28,7 @@ CHOICE_FACTS = (
     "hardware_compatibility",
     "version_compatible",
     "version",
+    "dla_core",
     "batch",
     "onnx_sha256",
 )

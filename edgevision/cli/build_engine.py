@@ -20,6 +20,9 @@ Examples:
 
   edgevision build-engine model.onnx --target rtx --compute-capability 86 --max-batch 8 \\
     --out model.engine
+
+  edgevision build-engine model.onnx --target gpu --min-shapes images:1x3x320x320 \\
+    --opt-shapes images:1x3x640x640 --max-shapes images:4x3x640x640
 """
 
 
@@ -42,19 +45,56 @@ def _build_engine(
     max_batch: Annotated[
         int | None, typer.Option(help="Largest batch (default 32, or what the graph is fixed to).")
     ] = None,
+    min_shapes: Annotated[
+        str | None,
+        typer.Option(help="Smallest shape of each input, as in images:1x3x224x224,mask:1x224x224."),
+    ] = None,
+    opt_shapes: Annotated[str | None, typer.Option(help="Shapes to tune for.")] = None,
+    max_shapes: Annotated[str | None, typer.Option(help="Largest shapes.")] = None,
+    float_precision: Annotated[
+        str | None,
+        typer.Option(help="fp32 or fp16, of what is not INT8 in an ONNX file (default: target's)."),
+    ] = None,
     workspace_mb: Annotated[
         int | None, typer.Option(min=1, help="Limit of the builder's scratch memory.")
     ] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option(help="File to read and keep the builder's timings in.")
+    builder_level: Annotated[
+        int | None, typer.Option(help="0 (fastest build) to 5 (longest search for kernels).")
     ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(help="File for the builder's timings (default: one in the user's cache)."),
+    ] = None,
+    dla_core: Annotated[
+        int | None, typer.Option(help="Run on this DLA core what it can, the rest on the GPU.")
+    ] = None,
+    sparsity: Annotated[
+        bool, typer.Option("--sparsity", help="Use kernels for weights pruned 2:4.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Run on later versions of TensorRT too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Run on every GPU from Ampere on.")
+    ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Let the weights be exchanged later.")
+    ] = False,
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="Let weights stay in host memory.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Engine file to write instead of into the bundle.")
     ] = None,
 ) -> None:
     from edgevision.backends.base import ShapeRange
+    from edgevision.backends.shapes import parse_shapes
     from edgevision.cli._progress import Phases
     from edgevision.pipeline.engine import DEFAULT_BATCH, build_engine
+    from edgevision.types import Precision
+
+    if float_precision not in (None, "fp32", "fp16"):
+        raise typer.BadParameter(f"'{float_precision}' is neither fp32 nor fp16")
 
     batch = None
     if (min_batch, opt_batch, max_batch) != (None, None, None):
@@ -70,8 +110,17 @@ def _build_engine(
             out=out,
             batch=batch,
             compute_capabilities=compute_capability or (),
+            shapes=parse_shapes(min_shapes, opt_shapes, max_shapes),
+            float_precision=Precision(float_precision) if float_precision else None,
             workspace_mb=workspace_mb,
+            builder_level=builder_level,
             timing_cache=timing_cache,
+            dla_core=dla_core,
+            sparsity=sparsity,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            refit=refit,
+            weight_streaming=weight_streaming,
             progress=phases,
         )
     layers = Counter((layer.operator, layer.precision) for layer in result.layers)
@@ -82,4 +131,7 @@ def _build_engine(
         table.add_row(operator, precision, str(count))
     if layers:
         console.print(table)
+    fallback = result.sidecar.get("dla_fallback", ())
+    if fallback:
+        console.print(f"On the GPU, not the DLA: {', '.join(fallback)}", soft_wrap=True)
     console.print(f"Engine: {result.place}", highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from edgevision.backends import get_backend
 from edgevision.backends.base import Artifact, BuildOptions, ShapeRange
+from edgevision.backends.shapes import InputShapes
 from edgevision.errors import InputError, ModelError, UnavailableError
 from tests.conformance.graphs import float_net, quantized_net
 
@@ -95,8 +96,102 @@ def test_free_image_size_is_refused(net: Path) -> None:
     model = onnx.load(net)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     onnx.save(model, net)
-    with pytest.raises(ModelError, match="only the first axis"):
+    with pytest.raises(ModelError, match="nothing says which sizes") as caught:
         build(net)
+    assert "--min-shapes images:1x3x224x16" in (caught.value.hint or "")
+
+
+def test_a_free_image_size_is_built_for_the_shapes_given(net: Path) -> None:
+    model = onnx.load(net)
+    for axis, name in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(model, net)
+    shapes = {"images": InputShapes((1, 3, 8, 8), (2, 3, 16, 16), (4, 3, 32, 32))}
+    artifact = build(net, shapes=shapes)
+    assert artifact.meta["batch"] == {"min": 1, "opt": 2, "max": 4}
+    assert artifact.meta["shapes"]["images"]["max"] == [4, 3, 32, 32]
+    assert {layer.precision for layer in artifact.layers if layer.operator == "Conv"} == {"int8"}
+
+
+def test_several_faults_are_told_at_once(net: Path) -> None:
+    model = onnx.load(net)
+    for node in model.graph.node:
+        if node.name in ("relu", "pool"):
+            node.op_type = f"Frobnicate{node.name}"
+    onnx.save(model, net)
+    with pytest.raises(ModelError) as caught:
+        build(net)
+    assert "'relu' (Frobnicaterelu): no such operator" in caught.value.message
+    assert "'pool' (Frobnicatepool): no such operator" in caught.value.message
+
+
+def test_shapes_that_do_not_fit_are_told_once_and_without_the_missing_driver(
+    tmp_path: Path,
+) -> None:
+    net = float_net(tmp_path / "net.onnx")
+    model = onnx.load(net)
+    for tensor in model.graph.initializer:
+        if tensor.name == "gemm_weight":
+            tensor.CopyFrom(numpy_helper.from_array(np.ones((10, 17), np.float32), tensor.name))
+    onnx.save(model, net)
+    with pytest.raises(
+        ModelError, match=r"'gemm' \(Gemm\): .*16 and .*17 but must match"
+    ) as caught:
+        build(net)
+    assert "cudaError" not in caught.value.message
+    assert caught.value.message.count("Output shape can not be computed") <= 1
+
+
+def test_a_fault_inside_a_subgraph_names_the_node_in_there(tmp_path: Path) -> None:
+    net = float_net(tmp_path / "net.onnx")
+    model = onnx.load(net)
+    branches = []
+    for name, operator in (("inner", "Frobnicate"), ("other", "Relu")):
+        made = helper.make_node(operator, ["conv_out"], [f"{name}_out"], name=name)
+        value = helper.make_tensor_value_info(f"{name}_out", onnx.TensorProto.FLOAT, None)
+        branches.append(helper.make_graph([made], name, [], [value]))
+    choice = helper.make_node(
+        "If", ["flag"], ["relu_out"], name="if", then_branch=branches[0], else_branch=branches[1]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+    relu = next(n for n in model.graph.node if n.name == "relu")
+    relu.CopyFrom(choice)
+    onnx.save(model, net)
+    with pytest.raises(ModelError, match=r"'inner' \(Frobnicate\): no such operator"):
+        build(net)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"dla_core": 0}, "--dla-core: it ignores the DLA"),
+        ({"timing_cache": Path("timing.cache")}, "--timing-cache: its timing cache is empty"),
+        ({"version_compatible": True}, "--version-compatible: the library"),
+        ({"hardware_compatible": True}, "--hardware-compatible: it ignores that"),
+    ],
+)
+def test_what_rtx_would_ignore_or_fail_at_is_refused(
+    asked: dict[str, object], told: str, net: Path
+) -> None:
+    with pytest.raises(UnavailableError, match=told):
+        build(net, **asked)
+    assert [path.name for path in net.parent.iterdir()] == ["net.onnx"]
+
+
+def test_refit_wants_a_gpu(net: Path) -> None:
+    if get_backend("tensorrt_rtx").can_run().ok:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UnavailableError, match="--refit on a machine with an NVIDIA GPU"):
+        build(net, refit=True)
+
+
+def test_options_that_rtx_has_are_in_the_sidecar(net: Path) -> None:
+    artifact = build(
+        net, sparsity=True, weight_streaming=True, builder_level=0, tactic_memory_mb=512
+    )
+    assert {"SPARSE_WEIGHTS", "WEIGHT_STREAMING"} <= set(artifact.meta["flags"])
+    assert artifact.meta["builder_level"] == 0
+    assert artifact.meta["tactic_memory_mb"] == 512
 
 
 def test_opset_99_is_refused_though_the_parser_takes_it(net: Path) -> None:
@@ -119,7 +214,7 @@ def test_turing_among_others_would_make_the_engine_float(
     net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason that the refusal gives, seen on the real builder."""
-    import edgevision.backends._trt_build as module
+    import edgevision.backends._trt_options as module
 
     def unchecked(trt: object, config: object, wanted: tuple[str, ...]) -> None:
         config.num_compute_capabilities = len(wanted)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The path from ONNX to a plan against the names of 10.3, 10.13, 11.4 and RTX 1.7."""
+"""The path from ONNX to a plan against the names of TensorRT 8.5 to 11.4 and of RTX 1.7."""
 
 from __future__ import annotations
 
@@ -11,21 +11,14 @@ from edgevision.backends._trt_build import build_plan, newest_opset
 from edgevision.backends.base import BuildOptions, ShapeRange
 from edgevision.backends.onnx_file import OnnxFile, read_onnx
 from edgevision.errors import ModelError, UnavailableError
+from edgevision.types import Precision
 from tests.conformance.graphs import float_net, quantized_net
-from tests.unit.backends.vendor import VERSIONS, Script, vendor
-
-CLASSIC = [version for version in VERSIONS if not version.startswith("rtx")]
-# TensorRT 8.5: none of these names existed yet.
-IN_8_5 = (
-    "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
-    "IProgressMonitor",
-    "IBuilderConfig.progress_monitor",
-)
+from tests.unit.backends.vendor import IN_8, SINCE_10, VERSIONS, Script, vendor
 
 
 @pytest.fixture
 def quantized(tmp_path: Path) -> OnnxFile:
-    return read_onnx(quantized_net(tmp_path / "net.onnx"))
+    return read_onnx(quantized_net(tmp_path / "net.onnx", opset=17))  # the newest of TensorRT 8
 
 
 def options(version: str, **more: Any) -> BuildOptions:
@@ -34,7 +27,7 @@ def options(version: str, **more: Any) -> BuildOptions:
 
 
 def test_the_stand_ins_are_those_versions() -> None:
-    assert VERSIONS == ["10.13", "10.3", "11.4", "rtx-1.7"]
+    assert VERSIONS == ["8.5", "8.6", "10.3", "10.13", "11.4", "rtx-1.7"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -43,7 +36,8 @@ def test_every_name_on_the_way_exists_in_that_version(
 ) -> None:
     script = Script()
     script.layers = "Layers:\n…"
-    script.phases = [("start", "Building", 2), ("step", "Building", 0), ("finish", "Building", 0)]
+    if version in SINCE_10:
+        script.phases = [("start", "whole", 2), ("step", "whole", 0), ("finish", "whole", 0)]
     told: list[tuple[str, int, int]] = []
     built = build_plan(
         vendor(version, script),
@@ -57,7 +51,8 @@ def test_every_name_on_the_way_exists_in_that_version(
     )
     assert built.plan.startswith(b"ftrt")
     assert built.layer_log == script.layers
-    assert told == [("engine", 0, 1000), ("engine", 500, 1000), ("engine", 1000, 1000)]
+    steps = [("engine", 0, 1000), ("engine", 500, 1000), ("engine", 1000, 1000)]
+    assert told == (steps if version in SINCE_10 else []), "8.x has no progress monitor"
     assert "WORKSPACE=67108864" in script.calls
     assert "profile images (1, 3, 16, 16) (4, 3, 16, 16) (8, 3, 16, 16)" in script.calls
     assert any(call.startswith("IBuilderConfig.profiling_verbosity=") for call in script.calls)
@@ -85,23 +80,24 @@ def test_precision_comes_from_the_graph_from_10_on(
     assert not [call for call in script.calls if call.startswith("flag ")]
 
 
-def test_only_8_is_told_the_precisions_and_only_for_a_quantized_graph(
-    quantized: OnnxFile, tmp_path: Path
-) -> None:
-    script = Script()
-    built = build_plan(vendor("10.3", script, without=IN_8_5), quantized, options("8.5"))
-    assert built.flags == ("EXPLICIT_BATCH", "INT8", "FP16")
-    assert {"flag INT8", "flag FP16"} <= set(script.calls)
-    plain = read_onnx(float_net(tmp_path / "float.onnx"))
-    built = build_plan(vendor("10.3", Script(), without=IN_8_5), plain, options("8.5"))
-    assert built.flags == ("EXPLICIT_BATCH",)
+@pytest.mark.parametrize("version", IN_8)
+def test_8_is_told_the_precisions(version: str, quantized: OnnxFile, tmp_path: Path) -> None:
+    def flags(file: OnnxFile, wanted: Precision | None) -> tuple[str, ...]:
+        script = Script()
+        found = build_plan(
+            vendor(version, script), file, options(version, float_precision=wanted)
+        ).flags
+        assert {f"flag {name}" for name in found if name != "EXPLICIT_BATCH"} == {
+            call for call in script.calls if call.startswith("flag ")
+        }
+        return found
 
-
-def test_8_5_has_no_progress_monitor_and_builds_without(quantized: OnnxFile) -> None:
-    told: list[object] = []
-    trt = vendor("10.3", Script(), without=IN_8_5)
-    build_plan(trt, quantized, options("8.5", progress=lambda *step: told.append(step)))
-    assert told == []
+    plain = read_onnx(float_net(tmp_path / "float.onnx", opset=17))
+    assert flags(quantized, None) == ("EXPLICIT_BATCH", "INT8", "FP16")
+    assert flags(quantized, Precision.FP16) == ("EXPLICIT_BATCH", "INT8", "FP16")
+    assert flags(quantized, Precision.FP32) == ("EXPLICIT_BATCH", "INT8")
+    assert flags(plain, None) == ("EXPLICIT_BATCH",)
+    assert flags(plain, Precision.FP16) == ("EXPLICIT_BATCH", "FP16")
 
 
 def test_rtx_gets_every_compute_capability_and_the_others_none(quantized: OnnxFile) -> None:
@@ -122,11 +118,12 @@ def test_a_fixed_shape_takes_no_profile(tmp_path: Path) -> None:
     assert "IBuilderConfig.add_optimization_profile" not in script.calls
 
 
-def test_a_free_image_size_is_refused(quantized: OnnxFile) -> None:
+def test_a_free_image_size_without_shapes_is_refused(quantized: OnnxFile) -> None:
     script = Script()
     script.shape = (-1, 3, -1, -1)
-    with pytest.raises(ModelError, match=r"images.*\[-1, 3, -1, -1\]"):
+    with pytest.raises(ModelError, match=r"images.*\[-1, 3, -1, -1\]") as caught:
         build_plan(vendor("11.4", script), quantized, options("11.4"))
+    assert "--min-shapes images:1x3x224x224" in (caught.value.hint or "")
 
 
 def test_a_fixed_batch_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -197,23 +194,9 @@ def test_progress_nests_and_never_goes_back(quantized: OnnxFile) -> None:
     assert told == [0, 400, 500, 1000]
 
 
-@pytest.mark.parametrize("version", CLASSIC)
-def test_a_stale_timing_cache_is_left_aside(
-    version: str, quantized: OnnxFile, tmp_path: Path
-) -> None:
-    cache = tmp_path / "timing.cache"
-    cache.write_bytes(b"of another version")
-    script = Script()
-    script.stale_cache = True
-    build_plan(vendor(version, script), quantized, options(version, timing_cache=cache))
-    assert [call for call in script.calls if call.startswith("cache of")] == [
-        "cache of 18",
-        "cache of 0",
-    ]
-    assert cache.read_bytes() == b"timings"
-
-
-@pytest.mark.parametrize(("version", "newest"), [("10.3", 20), ("10.13", 22), ("11.4", 25)])
+@pytest.mark.parametrize(
+    ("version", "newest"), [("8.5", 17), ("8.6", 17), ("10.3", 20), ("10.13", 22), ("11.4", 25)]
+)
 @pytest.mark.parametrize("opset", [8, 99])
 def test_an_opset_that_the_parser_does_not_know_is_refused(
     version: str, newest: int, opset: int, tmp_path: Path

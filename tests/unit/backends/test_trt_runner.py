@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevision.backends._trt_build import Log
+from edgevision.backends._trt_log import Log
 from edgevision.backends._trt_runner import TensorRTRunner, check_header, deserialize, inspect
-from edgevision.errors import InputError, ModelError, UsageError
+from edgevision.errors import InputError, ModelError, UnavailableError, UsageError
 from edgevision.types import TensorSpec
 from tests.conformance.graphs import images
-from tests.unit.backends.vendor import VERSIONS, HostCuda, Script, plan, vendor
+from tests.unit.backends.vendor import SINCE_10, VERSIONS, HostCuda, Script, plan, vendor
 
 
 def opened(
@@ -108,3 +108,47 @@ def test_the_inspector_is_asked_for_json(version: str) -> None:
     trt = vendor(version, script)
     owners = deserialize(trt, plan(), "net.engine", Log())
     assert inspect(trt, owners[2]) == '{"Layers": []}'
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_dla_core_is_set_before_the_plan_is_read(version: str) -> None:
+    script = Script()
+    deserialize(vendor(version, script), plan(), "net.engine", Log(), dla_core=1)
+    assert script.calls.index("Runtime.DLA_core=1") < script.calls.index(
+        "Runtime.deserialize_cuda_engine"
+    )
+    script = Script()
+    deserialize(vendor(version, script), plan(), "net.engine", Log())
+    assert not [call for call in script.calls if "DLA" in call]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_code_for_the_cpu_is_allowed_only_where_asked(version: str) -> None:
+    script = Script()
+    trt = vendor(version, script)
+    deserialize(trt, plan(), "net.engine", Log())
+    assert not [call for call in script.calls if "host_code" in call]
+    deserialize(trt, plan(), "net.engine", Log(), host_code=True)
+    told = [call for call in script.calls if "host_code" in call]
+    assert told == ([] if version == "8.5" else ["Runtime.engine_host_code_allowed=True"])
+
+
+@pytest.mark.parametrize("version", SINCE_10)
+def test_an_engine_that_streams_weights_gets_the_vendors_own_budget(version: str) -> None:
+    for streamable, told in ((0, []), (1000, ["ICudaEngine.weight_streaming_budget_v2=500"])):
+        script = Script()
+        script.streamable = streamable
+        deserialize(vendor(version, script), plan(), "net.engine", Log())
+        assert [call for call in script.calls if "budget_v2" in call] == told
+
+
+def test_no_runtime_is_told_with_the_vendors_reason() -> None:
+    trt = vendor("10.3", Script())
+
+    def none(logger: object) -> object:
+        logger.log(trt.ILogger.ERROR, "no driver")  # type: ignore[attr-defined]
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt.Runtime = none
+    with pytest.raises(UnavailableError, match=r"'net\.engine' cannot be loaded here: no driver"):
+        deserialize(trt, plan(), "net.engine", Log())

@@ -1,16 +1,17 @@
 """Stand-ins for TensorRT's Python module, one for each version whose names are known.
 
-``trt_names.json`` lists the classes and enums of the real bindings with their members. A stand-in
-has those names and no others: code that asks for a name which its version lacks fails here as it
-would there. What the few methods that building and running take do is written below; every call is
-recorded as "Class.method".
+``trt_names.json`` lists the classes and enums of the real bindings with their members, read off
+them by ``trt_inventory.py``. A stand-in has those names and no others: code that asks for a name
+which its version lacks fails here as it would there. What the few methods that building and running
+take do is written below; every call is recorded as "Class.method", and every name that was asked
+for and is there in ``reached``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,10 @@ from typing import Any
 import numpy as np
 
 _NAMES = json.loads(Path(__file__).with_name("trt_names.json").read_text(encoding="utf-8"))
-VERSIONS = sorted(_NAMES)
+VERSIONS = list(_NAMES)
+CLASSIC = [version for version in VERSIONS if not version.startswith("rtx")]
+IN_8 = [version for version in VERSIONS if version.startswith("8.")]
+SINCE_10 = [version for version in VERSIONS if version not in IN_8]
 
 
 class Script:
@@ -27,14 +31,29 @@ class Script:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.parser_errors: list[tuple[str, int]] = []  # description, node number
+        self.reached: set[str] = set()  # names of the vendor's, as "Class.member"
+        # Description and node number; with node and operator by the vendor's own words.
+        self.parser_errors: list[tuple[str, int] | tuple[str, int, str, str]] = []
         self.build_error: str | None = None
         self.layers: str | None = None
         self.stale_cache = False
         self.inspector = "{}"
         self.phases: list[tuple[str, str, int]] = []  # kind, phase, number
-        self.shape = (-1, 3, 16, 16)
+        self.shape: tuple[int, ...] = (-1, 3, 16, 16)
+        self.more_inputs: dict[str, tuple[int, ...]] = {}
         self.load_error: str | None = None
+        self.dla_cores = 2
+        self.on_dla = ("conv", "relu")
+        self.streamable = 0  # bytes of weights that may be streamed
+        self.no_builder = False
+
+
+def names(version: str) -> set[str]:
+    """Every name of ``version``: "Class" and "Class.member"."""
+    found = set()
+    for name, members in _NAMES[version]["classes"].items():
+        found |= {name, *(f"{name}.{member}" for member in members.split()[1:])}
+    return found
 
 
 def vendor(version: str, script: Script, *, without: tuple[str, ...] = ()) -> SimpleNamespace:
@@ -49,10 +68,34 @@ def vendor(version: str, script: Script, *, without: tuple[str, ...] = ()) -> Si
     trt = SimpleNamespace(__version__=facts["__version__"])
     for name, (kind, *members) in classes.items():
         if kind == "E":
-            setattr(trt, name, IntEnum(name, members, start=0))
+            setattr(trt, name, _Members(IntEnum(name, members, start=0), script))
         else:
             setattr(trt, name, _class(name, members, script, trt))
     return trt
+
+
+class _Members:
+    """An enum that notes which members were asked for."""
+
+    def __init__(self, members: type[IntEnum], script: Script) -> None:
+        self._members = members
+        self._script = script
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._members, name)
+        self._script.reached |= {self._members.__name__, f"{self._members.__name__}.{name}"}
+        return member
+
+    def __iter__(self) -> Iterator[IntEnum]:
+        return iter(self._members)
+
+    def __dir__(self) -> list[str]:
+        return list(self._members.__members__)
+
+
+def _member(members: _Members, name: str) -> IntEnum:
+    """A member that the stand-in itself gives, which counts as none that was asked for."""
+    return members._members[name]
 
 
 def _class(name: str, members: list[str], script: Script, trt: SimpleNamespace) -> type:
@@ -62,14 +105,24 @@ def _class(name: str, members: list[str], script: Script, trt: SimpleNamespace) 
     def read(self: Any, attribute: str) -> Any:
         raise AttributeError(f"{name} of {trt.__version__} has no '{attribute}' or plays none")
 
+    def note(self: Any, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            return object.__getattribute__(self, attribute)
+        if attribute not in known:
+            raise AttributeError(attribute)
+        found = object.__getattribute__(self, attribute)
+        script.reached |= {name, f"{name}.{attribute}"}
+        return found
+
     def write(self: Any, attribute: str, value: Any) -> None:
         if not attribute.startswith("_") and attribute not in known:
             raise AttributeError(f"{name} of {trt.__version__} has no '{attribute}'")
         if not attribute.startswith("_"):
             script.calls.append(f"{name}.{attribute}={value!s}")
+            script.reached |= {name, f"{name}.{attribute}"}
         object.__setattr__(self, attribute, value)
 
-    body: dict[str, Any] = {"__getattr__": read, "__setattr__": write}
+    body: dict[str, Any] = {"__getattr__": read, "__setattr__": write, "__getattribute__": note}
     body["_script"], body["_trt"] = script, trt
     for attribute, play in vars(_PLAYS.get(name, object)).items():
         if attribute.startswith("_") and attribute not in ("__init__", "__bytes__", "_node"):
@@ -94,7 +147,11 @@ def _recorded(label: str, play: Any, script: Script) -> Any:
 
 class _Builder:
     def __init__(self, logger: Any) -> None:
+        if self._script.no_builder:
+            logger.log(self._trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
+        object.__setattr__(self, "num_DLA_cores", self._script.dla_cores)
 
     def create_network(self, flags: int) -> Any:
         known = 0
@@ -129,18 +186,32 @@ class _Builder:
 
 
 class _Network:
-    num_inputs = 1
+    def __init__(self) -> None:
+        self._inputs = {"images": self._script.shape, **self._script.more_inputs}
+        object.__setattr__(self, "num_inputs", len(self._inputs))
+        object.__setattr__(self, "num_layers", len(_LAYERS))
 
     def get_input(self, index: int) -> Any:
-        assert index == 0
-        return self._trt.ITensor()
+        tensor = self._trt.ITensor()
+        name, shape = list(self._inputs.items())[index]
+        object.__setattr__(tensor, "name", name)
+        object.__setattr__(tensor, "shape", shape)
+        return tensor
+
+    def get_layer(self, index: int) -> Any:
+        layer = self._trt.ILayer()
+        name, kind = _LAYERS[index]
+        object.__setattr__(layer, "name", name)
+        object.__setattr__(layer, "type", _member(self._trt.LayerType, kind))
+        return layer
 
 
-class _Tensor:
-    def __init__(self) -> None:
-        self._set = True
-        object.__setattr__(self, "name", "images")
-        object.__setattr__(self, "shape", self._script.shape)
+_LAYERS = (
+    ("weights", "CONSTANT"),
+    ("conv", "CONVOLUTION"),
+    ("relu", "ACTIVATION"),
+    ("softmax", "SOFTMAX"),
+)
 
 
 class _Parser:
@@ -164,8 +235,16 @@ class _ParserError:
     def node(self) -> int:
         return int(self._node[1])
 
+    def node_name(self) -> str:
+        return str(self._node[2]) if len(self._node) > 2 else ""
+
+    def node_operator(self) -> str:
+        return str(self._node[3]) if len(self._node) > 2 else ""
+
 
 class _Config:
+    builder_optimization_level = 3
+
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self._script.calls.append(f"{pool.name}={size}")
 
@@ -175,6 +254,9 @@ class _Config:
     def set_compute_capability(self, member: Any, index: int) -> bool:
         self._script.calls.append(f"capability {index} {member.name}")
         return True
+
+    def can_run_on_DLA(self, layer: Any) -> bool:
+        return layer.name in self._script.on_dla
 
     def add_optimization_profile(self, profile: Any) -> int:
         return 0
@@ -210,6 +292,8 @@ class _HostMemory:
 
 
 class _Runtime:
+    engine_host_code_allowed = False
+
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
@@ -225,6 +309,12 @@ class _Engine:
 
     num_io_tensors = 2
 
+    def __init__(self) -> None:
+        object.__setattr__(self, "streamable_weights_size", self._script.streamable)
+
+    def get_weight_streaming_automatic_budget(self) -> int:
+        return self._script.streamable // 2
+
     def create_engine_inspector(self) -> Any:
         return self._trt.EngineInspector()
 
@@ -235,11 +325,10 @@ class _Engine:
         return ("images", "logits")[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        modes = self._trt.TensorIOMode
-        return modes.INPUT if name == "images" else modes.OUTPUT
+        return _member(self._trt.TensorIOMode, "INPUT" if name == "images" else "OUTPUT")
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return self._trt.DataType.FLOAT
+        return _member(self._trt.DataType, "FLOAT")
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self._script.shape
@@ -272,14 +361,13 @@ class _Context:
 
 class _Inspector:
     def get_engine_information(self, form: Any) -> str:
-        assert form is self._trt.LayerInformationFormat.JSON
+        assert form is _member(self._trt.LayerInformationFormat, "JSON")
         return str(self._script.inspector)
 
 
 _PLAYS: dict[str, type] = {
     "Builder": _Builder,
     "INetworkDefinition": _Network,
-    "ITensor": _Tensor,
     "OnnxParser": _Parser,
     "ParserError": _ParserError,
     "IBuilderConfig": _Config,

@@ -79,6 +79,25 @@ def test_build_engine_writes_engine_and_sidecar(cli: Cli, tmp_path: Path) -> Non
 @pytest.mark.skipif(
     not get_backend("tensorrt_rtx").is_available().ok, reason="tensorrt-rtx is not installed"
 )
+def test_build_engine_takes_shapes_and_options(cli: Cli, tmp_path: Path) -> None:
+    net = quantized_net(tmp_path / "net.onnx")
+    done = cli(
+        "build-engine", net, "--target", "rtx", "--compute-capability", "86", "--sparsity",
+        "--min-shapes", "images:1x3x16x16", "--opt-shapes", "images:2x3x16x16",
+        "--max-shapes", "images:4x3x16x16", "--float-precision", "fp32", "--builder-level", 1,
+        "--weight-streaming",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sidecar = json.loads((tmp_path / "net.rtx.engine.json").read_bytes())
+    assert sidecar["flags"] == ["STRONGLY_TYPED", "SPARSE_WEIGHTS", "WEIGHT_STREAMING"]
+    assert sidecar["batch"] == {"min": 1, "opt": 2, "max": 4}
+    assert sidecar["builder_level"] == 1
+    assert sidecar["float_precision"] == {"wanted": "fp32", "used": ["fp32"]}
+
+
+@pytest.mark.skipif(
+    not get_backend("tensorrt_rtx").is_available().ok, reason="tensorrt-rtx is not installed"
+)
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -86,6 +105,12 @@ def test_build_engine_writes_engine_and_sidecar(cli: Cli, tmp_path: Path) -> Non
         (("--target", "rtx", "--compute-capability", "75"), 6, "FP32"),
         (("--target", "rtx", "--compute-capability", "87"), 6, "Jetson"),
         (("--target", "rxt"), 2, "Did you mean 'rtx'?"),
+        (("--target", "rtx", "--float-precision", "int8"), 2, "neither fp32 nor fp16"),
+        (("--target", "rtx", "--opt-shapes", "1x3x16x16"), 2, "NAME:AxBxC"),
+        (("--target", "rtx", "--opt-shapes", "image:1x3x16x16"), 2, "Did you mean 'images'?"),
+        (("--target", "rtx", "--opt-shapes", "images:1x3x8x8"), 3, "asked for 1x3x8x8"),
+        (("--target", "rtx", "--version-compatible"), 6, "--version-compatible: the library"),
+        (("--target", "jetson-orin-nano", "--dla-core", "0"), 6, "has 0 DLA cores"),
         (("--target", "jetson-thor"), 6, "on the Thor itself"),
     ],
 )

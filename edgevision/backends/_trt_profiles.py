@@ -1,0 +1,69 @@
+"""Optimization profiles: which shapes of the inputs with free axes an engine serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgevision.backends.base import BuildOptions
+from edgevision.backends.shapes import InputShapes, Shape, shape_text
+from edgevision.errors import ModelError, UsageError, unknown_name
+
+
+def set_profile(builder: Any, config: Any, network: Any, options: BuildOptions) -> None:
+    """One profile: ``options.shapes`` where they name an input, else over the batch.
+
+    Raises:
+        ModelError: an input has free axes that nothing says the sizes of, or other fixed ones.
+        UsageError: ``options.shapes`` names an input that the network has not, or shapes of DLA
+            that are not fixed.
+    """
+    profile = builder.create_optimization_profile()
+    is_dynamic = False
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    names = [tensor.name for tensor in tensors]
+    for name in options.shapes:
+        if name not in names:
+            raise UsageError(unknown_name("input", name, names))
+    for tensor in tensors:
+        shape = tuple(tensor.shape)
+        wanted = options.shapes.get(tensor.name) or _over_batch(tensor.name, shape, options)
+        _check(tensor.name, shape, wanted)
+        if options.dla_core is not None and wanted.min != wanted.max:
+            raise UsageError(
+                f"DLA takes fixed shapes only, input '{tensor.name}' would be "
+                f"{shape_text(wanted.min)} to {shape_text(wanted.max)}.",
+                hint="Give one size: --min-batch and --max-batch alike.",
+            )
+        if any(size < 0 for size in shape):
+            is_dynamic = True
+            profile.set_shape(tensor.name, wanted.min, wanted.opt, wanted.max)
+    if is_dynamic and config.add_optimization_profile(profile) < 0:
+        raise ModelError("The builder refuses the optimization profile of these shapes.")
+
+
+def _over_batch(name: str, shape: Shape, options: BuildOptions) -> InputShapes:
+    """The profile of an input whose first axis alone is free, or none."""
+    if any(size < 0 for size in shape[1:]):
+        example = shape_text(tuple(size if size >= 0 else 224 for size in (1, *shape[1:])))
+        raise ModelError(
+            f"Input '{name}' has the shape {list(shape)} (-1 is free), and nothing says which "
+            "sizes of its free axes the engine has to serve.",
+            hint=f"For example: --min-shapes {name}:{example} --opt-shapes … --max-shapes …",
+        )
+    batch = options.batch
+    if all(size >= 0 for size in shape):
+        return InputShapes(shape, shape, shape)
+    rest = shape[1:]
+    return InputShapes((batch.min, *rest), (batch.opt, *rest), (batch.max, *rest))
+
+
+def _check(name: str, shape: Shape, wanted: InputShapes) -> None:
+    for given in (wanted.min, wanted.opt, wanted.max):
+        fits = len(given) == len(shape) and all(
+            size < 0 or size == given[axis] for axis, size in enumerate(shape)
+        )
+        if not fits:
+            raise ModelError(
+                f"Input '{name}' has the shape {list(shape)} (-1 is free), "
+                f"asked for {shape_text(given)}."
+            )
