@@ -16,6 +16,7 @@ from edgevision.errors import InputError
 from edgevision.files import sha256_file
 
 _NAME = re.compile(r"[0-9a-f]{64}(\.[a-z0-9]{1,16})?")
+_KEY = re.compile(r"[0-9a-f]{64}")
 _KEPT_DAYS = 30
 
 
@@ -93,6 +94,19 @@ class Store:
             "size": made.stat().st_size,
         }
 
+    def forget_build(self, key: str) -> None:
+        """Remove the engine ``key`` and its record.
+
+        Raises:
+            InputError: it is no such key.
+        """
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise InputError(f"A build is named by a sha256, got {key!r}.")
+        builds = self.root / "builds"
+        with contextlib.suppress(FileNotFoundError):
+            (builds / f"{key}.json").unlink()
+        shutil.rmtree(str(builds / key), ignore_errors=True)
+
     def close(self) -> None:
         """Remove the work folder."""
         shutil.rmtree(str(self.work), ignore_errors=True)
@@ -100,10 +114,14 @@ class Store:
 
     def _remove_old(self) -> None:
         oldest = time.time() - _KEPT_DAYS * 86_400
-        for folder in (self.files, self.root / "agents"):
-            for path in folder.glob("*"):
+        for name in ("files", "agents", "builds", "timing"):
+            for path in (self.root / name).glob("*"):
                 with contextlib.suppress(OSError):
-                    if path.stat().st_mtime < oldest:
+                    if path.stat().st_mtime >= oldest:
+                        continue
+                    if path.is_dir():
+                        shutil.rmtree(str(path))
+                    else:
                         path.unlink()
 
     def _remove_abandoned(self) -> None:

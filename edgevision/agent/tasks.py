@@ -12,7 +12,7 @@ from edgevision.agent.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgevision.backends.base import Artifact, Runner
+    from edgevision.backends.base import Artifact, Backend, Runner
 
     Progress = Callable[[str, int, int], None]
 
@@ -48,14 +48,21 @@ def survey(store: Store, progress: Progress) -> dict[str, Any]:
     found["machine"] = asdict(this_machine())
     found["environment"] = environment()
     found["backends"] = {
-        name: {
-            "builds": asdict(BACKENDS.get(name)().is_available()),
-            "runs": asdict(BACKENDS.get(name)().can_run()),
-        }
-        for name in BACKENDS.names()
-        if name != "pytorch"
+        name: _backend(BACKENDS.get(name)()) for name in BACKENDS.names() if name != "pytorch"
     }
     return found
+
+
+def _backend(backend: Backend) -> dict[str, Any]:
+    from edgevision.backends._trt_common import TensorRTFamily
+
+    builds = backend.is_available()
+    typed = isinstance(backend, TensorRTFamily) and builds.ok and backend.takes_types_from_graph()
+    return {
+        "builds": asdict(builds),
+        "runs": asdict(backend.can_run()),
+        "takes_types_from_graph": typed,
+    }
 
 
 def measure(
@@ -123,6 +130,19 @@ def close_graph(store: Store, progress: Progress, number: int) -> None:
     _OPEN.pop(number).close()
 
 
+def build(store: Store, progress: Progress, **arguments: Any) -> dict[str, Any]:
+    """An engine; see ``agent.build``."""
+    from edgevision.agent import build as builds
+
+    return builds.build(store, progress, **arguments)
+
+
+def fetched(store: Store, progress: Progress, key: str) -> None:
+    """An engine has arrived: it need not be kept here."""
+    del progress
+    store.forget_build(key)
+
+
 TASKS: dict[str, Callable[..., Any]] = {
     "missing": missing,
     "accept": accept,
@@ -131,6 +151,8 @@ TASKS: dict[str, Callable[..., Any]] = {
     "open": open_graph,
     "infer": infer,
     "close": close_graph,
+    "build": build,
+    "fetched": fetched,
 }
 
 

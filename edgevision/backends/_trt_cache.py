@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
+from edgevision.devices import this_machine
+from edgevision.devices.jetson import Jetson, read_jetson
 from edgevision.files import sha256_bytes, write_atomic, write_json
 
 _LOG = logging.getLogger(__name__)
@@ -62,3 +65,21 @@ def _facts(path: Path) -> Path:
 
 def _refused(path: Path, reason: str) -> None:
     _LOG.warning("The timing cache %s is not used, and made anew: %s.", path, reason)
+
+
+def timing_cache_name(version: str, jetson: Jetson | None = None) -> str:
+    """Name of the file for builds here: another one where the timings would be others.
+
+    Args:
+        version: of TensorRT.
+        jetson: that this machine is, None to look.
+    """
+    jetson = jetson or read_jetson()
+    if jetson is None:
+        parts = [this_machine().gpu or "gpu"]
+    else:
+        mode = str(jetson.power_mode) if jetson.power_mode else ""
+        parts = [jetson.name, f"l4t-{jetson.l4t}" if jetson.l4t else "", mode]
+    parts.append(f"tensorrt-{version}")
+    name = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts if part)
+    return f"{name}.cache"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgevision import devices
 from edgevision.backends import get_backend
-from edgevision.backends.base import Arrays, Artifact, Runner
+from edgevision.backends._trt_common import TensorRTFamily
+from edgevision.backends.base import Arrays, Artifact, BuildOptions, Runner
 from edgevision.benchmark.graphs import opened_artifacts
 from edgevision.benchmark.monitor import Monitor, Watched
 from edgevision.benchmark.power import PowerComparison, measure_power
@@ -51,6 +53,22 @@ class Machine(Protocol):
     def can_run(self, backend: str) -> Availability:
         """Whether artifacts of ``backend`` run on it."""
 
+    def can_build(self, backend: str) -> Availability:
+        """Whether ``backend`` builds on it."""
+
+    def takes_types_from_graph(self, backend: str) -> bool:
+        """Whether that is a TensorRT that wants a float16 graph, not a flag, for float16."""
+
+    def versions(self) -> dict[str, str]:
+        """Of the packages there that decide a result."""
+
+    def build(self, backend: str, source: Path, output: Path, options: BuildOptions) -> Artifact:
+        """Build ``source`` of this machine's disk there, to ``output`` here.
+
+        Raises:
+            As ``Backend.build``.
+        """
+
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """An artifact of this machine's disk, opened on that one.
 
@@ -89,6 +107,23 @@ class ThisMachine:
     def can_run(self, backend: str) -> Availability:
         """Whether artifacts of ``backend`` run here."""
         return get_backend(backend).can_run()
+
+    def can_build(self, backend: str) -> Availability:
+        """Whether ``backend`` builds here."""
+        return get_backend(backend).is_available()
+
+    def takes_types_from_graph(self, backend: str) -> bool:
+        """Whether that is a TensorRT that wants a float16 graph, not a flag, for float16."""
+        found = get_backend(backend)
+        return isinstance(found, TensorRTFamily) and found.takes_types_from_graph()
+
+    def versions(self) -> dict[str, str]:
+        """Of the packages here that decide a result."""
+        return devices.package_versions()
+
+    def build(self, backend: str, source: Path, output: Path, options: BuildOptions) -> Artifact:
+        """As ``Backend.build``."""
+        return get_backend(backend).build(source, output, options)
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         """As ``Backend.open``."""

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edgevision.cli._device import DeviceOption, machine_of
+
 _HELP = """Build the engine of a target and put it into the bundle, or write it to a file.
 
 A JSON file beside it says what it was built from and for, and the precision of every layer.
@@ -20,6 +22,8 @@ Examples:
 
   edgevision build-engine model.onnx --target rtx --compute-capability 86 --max-batch 8 \\
     --out model.engine
+
+  edgevision build-engine bundle/ --target jetson-orin-nano --device ssh://me@nano
 
   edgevision build-engine model.onnx --target gpu --min-shapes images:1x3x320x320 \\
     --opt-shapes images:1x3x640x640 --max-shapes images:4x3x640x640
@@ -83,6 +87,7 @@ def _build_engine(
     weight_streaming: Annotated[
         bool, typer.Option("--weight-streaming", help="Let weights stay in host memory.")
     ] = False,
+    device: DeviceOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Engine file to write instead of into the bundle.")
     ] = None,
@@ -103,7 +108,7 @@ def _build_engine(
         largest = max(DEFAULT_BATCH.max, tuned) if max_batch is None else max_batch
         batch = ShapeRange(smallest, tuned, largest)
     console = Console()
-    with Phases(console) as phases:
+    with machine_of(device) as machine, Phases(console) as phases:
         result = build_engine(
             source,
             target,
@@ -121,6 +126,7 @@ def _build_engine(
             hardware_compatible=hardware_compatible,
             refit=refit,
             weight_streaming=weight_streaming,
+            machine=machine,
             progress=phases,
         )
     layers = Counter((layer.operator, layer.precision) for layer in result.layers)

@@ -14,12 +14,12 @@ from edgevision.backends.base import Artifact, Backend, BuildOptions, ShapeRange
 from edgevision.backends.onnx_file import read_onnx
 from edgevision.backends.shapes import InputShapes
 from edgevision.backends.tensorrt import TensorRTBackend
+from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.bundle import ArtifactEntry, Bundle, add_engine, open_bundle
-from edgevision.devices import package_versions
 from edgevision.errors import InputError, UnavailableError, UsageError
 from edgevision.files import sha256_file, write_json
 from edgevision.pipeline.half_engine import in_half
-from edgevision.pipeline.survey import target_status
+from edgevision.pipeline.survey import status_there, target_status
 from edgevision.pipeline.timing_cache import timing_cache_of
 from edgevision.targets import Target, load_target
 from edgevision.types import LayerInfo, Precision
@@ -68,6 +68,7 @@ def build_engine(
     hardware_compatible: bool = False,
     refit: bool = False,
     weight_streaming: bool = False,
+    machine: Machine | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EngineResult:
     """Build an engine for ``target``.
@@ -90,6 +91,7 @@ def build_engine(
             TensorRT one in the user's cache folder, of this machine, version and power mode.
         builder_level, dla_core, sparsity, version_compatible, hardware_compatible, refit,
             weight_streaming: as in ``BuildOptions``, for TensorRT alone.
+        machine: to build on, None for this one.
         progress: called with (phase, done, total).
 
     Raises:
@@ -120,24 +122,29 @@ def build_engine(
         progress=progress,
     )
     _check(device, backend, options)
-    status = target_status(device)
+    there = machine or ThisMachine()
+    status = target_status(device) if machine is None else status_there(device, machine)
     if not status.builds.ok:
         raise UnavailableError(
-            f"An engine for '{device.reference}' cannot be built here: {status.builds.reason}.",
+            f"An engine for '{device.reference}' cannot be built "
+            f"{'here' if machine is None else f'on {machine}'}: {status.builds.reason}.",
             hint=status.hint,
         )
-    if timing_cache is None and isinstance(backend, TensorRTBackend):
+    if machine is not None and timing_cache is not None:
+        raise UsageError("A timing cache is kept on the device itself, of its own power mode.")
+    if machine is None and timing_cache is None and isinstance(backend, TensorRTBackend):
         options = replace(options, timing_cache=timing_cache_of(backend.version()))
     path = Path(source)
     if path.suffix == ".onnx":
         if batch is None and not shapes:
             options = replace(options, batch=_batch_of(path))
         file = Path(out) if out is not None else _beside(path, device, backend)
+        half = options.float_precision is Precision.FP16
         with tempfile.TemporaryDirectory() as folder:
             graph = path
-            if options.float_precision is Precision.FP16 and _takes_types(backend):
+            if half and there.takes_types_from_graph(backend.name):
                 graph = in_half(path, Path(folder), is_asked=float_precision is not None)
-            result = _to_file(device, backend, graph, file, options)
+            result = _to_file(device, there, graph, file, options)
         return result if graph == path else _of_source(result, path)
     if backend.artifact_suffix == ".onnx":
         raise UsageError(
@@ -152,11 +159,11 @@ def build_engine(
         entry = _graph_for(bundle, device)
         graph = bundle.path(entry)
         if out is not None:
-            return _to_file(device, backend, graph, Path(out), options)
+            return _to_file(device, there, graph, Path(out), options)
         name = f"{Path(entry.path).stem}{backend.artifact_suffix}"
         with tempfile.TemporaryDirectory() as folder:
-            artifact = backend.build(graph, Path(folder) / name, options)
-            sidecar = _sidecar(device, artifact, options.float_precision)
+            artifact = there.build(backend.name, graph, Path(folder) / name, options)
+            sidecar = _sidecar(device, there, artifact, options.float_precision)
             stored = add_engine(
                 path,
                 device.name,
@@ -166,28 +173,30 @@ def build_engine(
                 role=entry.role,
                 precision=entry.precision,
                 scheme=entry.scheme,
-                timing_cache=_existing(timing_cache),
+                timing_cache=_existing(timing_cache or Path(folder) / "timing.cache"),
             )
     return EngineResult(device, f"{path}/{stored.path}", sidecar, artifact.layers)
 
 
 def _to_file(
-    device: Target, backend: Backend, graph: Path, file: Path, options: BuildOptions
+    device: Target, machine: Machine, graph: Path, file: Path, options: BuildOptions
 ) -> EngineResult:
-    artifact = backend.build(graph, file, options)
-    sidecar = _sidecar(device, artifact, options.float_precision)
+    artifact = machine.build(device.backend, graph, file, options)
+    sidecar = _sidecar(device, machine, artifact, options.float_precision)
     write_json(file.with_name(f"{file.name}.json"), sidecar)
     return EngineResult(device, str(file), sidecar, artifact.layers)
 
 
-def _sidecar(device: Target, artifact: Artifact, wanted: Precision | None) -> dict[str, Any]:
+def _sidecar(
+    device: Target, machine: Machine, artifact: Artifact, wanted: Precision | None
+) -> dict[str, Any]:
     used = sorted({layer.precision for layer in artifact.layers} & set(_FLOAT))
     return {
         **artifact.meta,
         "target": device.reference,
         "scheme": device.scheme,
         "float_precision": {"wanted": (wanted or device.float_precision).value, "used": used},
-        "packages": package_versions(),
+        "packages": machine.versions(),
         "layers": [{**asdict(layer), "nodes": list(layer.nodes)} for layer in artifact.layers],
     }
 
@@ -244,10 +253,6 @@ def _check(device: Target, backend: Backend, options: BuildOptions) -> None:
             "TensorRT does not support that on a Jetson.",
             hint="Leave --hardware-compatible out.",
         )
-
-
-def _takes_types(backend: Backend) -> bool:
-    return isinstance(backend, TensorRTFamily) and backend.takes_types_from_graph()
 
 
 def _of_source(result: EngineResult, source: Path) -> EngineResult:

@@ -213,6 +213,15 @@ def graph_backend(target: Target) -> str:
     return target.backend if here else "onnxruntime"
 
 
+def status_there(target: Target, machine: Machine) -> TargetStatus:
+    """The same of a machine at the end of a connection."""
+    model, name = target.device_model, machine.facts.name
+    if model is not None and not _is_of_model(name, model):
+        other = Availability(False, f"it is no {model} but {name}")
+        return TargetStatus(target, other, other)
+    return TargetStatus(target, machine.can_build(target.backend), machine.can_run(target.backend))
+
+
 @dataclass(frozen=True)
 class TimingStatus:
     """Whether graphs can be timed as a target runs them; ``hint`` says how, or is empty."""

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from edgevision.agent.arrays import read_arrays, write_arrays
-from edgevision.backends.base import Arrays, Artifact, Runner
+from edgevision.agent.build import options_to_json
+from edgevision.backends.base import Arrays, Artifact, BuildOptions, Runner
 from edgevision.benchmark import BenchConfig, Samples
 from edgevision.benchmark.machine import Taken
 from edgevision.benchmark.monitor import Watched
@@ -25,7 +26,7 @@ from edgevision.files import sha256_file
 from edgevision.remote.address import Address
 from edgevision.remote.connection import Connection, Progress
 from edgevision.remote.transfer import download, upload_part
-from edgevision.types import Availability, DeviceInfo, TensorSpec
+from edgevision.types import Availability, DeviceInfo, LayerInfo, TensorSpec
 
 
 @contextmanager
@@ -71,6 +72,47 @@ class RemoteDevice:
         if found is None:
             return Availability(False, f"no backend '{backend}' for devices")
         return Availability(**found["runs"])
+
+    def can_build(self, backend: str) -> Availability:
+        """Whether ``backend`` builds on it."""
+        found = self.survey["backends"].get(backend)
+        if found is None:
+            return Availability(False, f"no backend '{backend}' for devices")
+        return Availability(**found["builds"])
+
+    def takes_types_from_graph(self, backend: str) -> bool:
+        """Whether that is a TensorRT that wants a float16 graph, not a flag, for float16."""
+        return bool(self.survey["backends"][backend]["takes_types_from_graph"])
+
+    def versions(self) -> dict[str, str]:
+        """Of the packages there that decide a result."""
+        return dict(self.survey["environment"]["packages"])
+
+    def build(self, backend: str, source: Path, output: Path, options: BuildOptions) -> Artifact:
+        """Build ``source`` there, with timings that it keeps there; they come back too.
+
+        They are written to ``timing.cache`` beside ``output``. What was built and did not arrive is
+        not built again.
+
+        Raises:
+            As ``Backend.build``.
+        """
+        (graph,) = self.send([source], options.progress)
+        found = self._connection.call(
+            "build",
+            options.progress,
+            backend=backend,
+            graph=graph,
+            name=output.name,
+            options=options_to_json(options),
+        )
+        self.fetch(found["engine"], output, options.progress)
+        if found["timing_cache"] is not None:
+            cache = output.with_name("timing.cache")
+            self.fetch(found["timing_cache"], cache, options.progress)
+        self._connection.call("fetched", key=found["key"])
+        layers = TypeAdapter(tuple[LayerInfo, ...]).validate_python(found["layers"])
+        return Artifact(backend, output, found["meta"], layers)
 
     @cached_property
     def survey(self) -> dict[str, Any]:

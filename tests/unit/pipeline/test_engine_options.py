@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
-from edgevision.backends import get_backend
+from edgevision.backends import _trt_cache, get_backend
 from edgevision.backends.base import ShapeRange
 from edgevision.backends.shapes import InputShapes
 from edgevision.bundle import open_bundle
@@ -39,7 +39,7 @@ ORIN = Jetson(
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """This machine as a Jetson Orin NX with JetPack 6.2."""
-    for module in (local, timing_cache):
+    for module in (local, _trt_cache):
         monkeypatch.setattr(module, "read_jetson", lambda *root: ORIN)
     monkeypatch.setattr(local, "_gpu", lambda: ("NVIDIA Stand-in", "8.7"))
     monkeypatch.setenv("EDGEVISION_CACHE", str(tmp_path / "cache"))

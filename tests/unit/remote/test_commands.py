@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conformance.graphs import float_net
 from tests.conftest import Cli
 from tests.unit.remote.conftest import Server
 
@@ -70,6 +71,7 @@ def test_a_wrong_device_is_told(cli: Cli, bundle: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # sixty-four networks and their layers
 def test_profile_times_networks_there(cli: Cli, board: str, server: Server, tmp_path: Path) -> None:
     done = cli(
         "profile", "plain-cnn", "--data", "fashion-mnist-mini", "--target", "cpu",
@@ -79,3 +81,28 @@ def test_profile_times_networks_there(cli: Cli, board: str, server: Server, tmp_
     assert (tmp_path / "profile" / "profile.html").is_file()
     assert "ESTIMATE" not in done.stdout
     assert len(list((server.cache / "files").glob("*.onnx"))) > 64
+
+
+def test_build_engine_brings_the_engine_back(
+    cli: Cli, board: str, server: Server, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = float_net(tmp_path / "net.onnx")
+    out = tmp_path / "net.engine"
+    done = cli(
+        "build-engine", model, "--target", "rtx", "--compute-capability", "86",
+        "--device", board, "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes()[:4] == b"vtrt"
+    sidecar = json.loads(Path(f"{out}.json").read_text())
+    assert sidecar["compute_capabilities"] == ["86"]
+    assert sidecar["layers"]
+    assert not list((server.cache / "builds").iterdir())
+
+
+def test_a_board_of_another_kind_is_refused(cli: Cli, board: str, tmp_path: Path) -> None:
+    model = float_net(tmp_path / "net.onnx")
+    done = cli("build-engine", model, "--target", "jetson-orin-nano", "--device", board)
+    assert done.returncode == 6
+    assert "on board: it is no Orin Nano but" in " ".join(done.stderr.split())

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from edgevision.backends import get_backend
-from edgevision.backends.base import Artifact
+from edgevision.backends.base import Artifact, BuildOptions, ShapeRange
 from edgevision.benchmark import BenchConfig
 from edgevision.devices import this_machine
 from edgevision.errors import InputError, StorageError, UnavailableError, UsageError
@@ -327,3 +327,35 @@ def test_addresses() -> None:
     assert whole == Address("board", "me", 2222, "~/venv/bin/python")
     assert str(whole) == "me@board:2222"
     assert Address.parse("ssh://board") == Address("board")
+
+
+def test_an_engine_that_did_not_arrive_is_not_built_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = float_net(tmp_path / "net.onnx")
+    options = BuildOptions(batch=ShapeRange(1, 1, 8), compute_capabilities=("86",))
+    with connect(server.url, **server.options) as device, monkeypatch.context() as patch:
+
+        def cut(*_: object) -> None:
+            raise UnavailableError("cut")
+
+        patch.setattr(device, "fetch", cut)
+        with pytest.raises(UnavailableError, match="cut"):
+            device.build("tensorrt_rtx", model, tmp_path / "net.engine", options)
+    (engine,) = (server.cache / "builds").glob("*/net.engine")
+    built = engine.stat().st_mtime_ns
+    kept = engine.read_bytes()
+    with connect(server.url, **server.options) as device:
+        artifact = device.build("tensorrt_rtx", model, tmp_path / "net.engine", options)
+    assert artifact.path.read_bytes() == kept
+    assert artifact.layers
+    assert built < artifact.path.stat().st_mtime_ns
+    assert not list((server.cache / "builds").iterdir())
+
+
+def test_a_builder_that_refuses_says_so_here(device: RemoteDevice, graph: Artifact) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    options = BuildOptions(compute_capabilities=("75",))
+    with pytest.raises(UnavailableError, match="75"):
+        device.build("tensorrt_rtx", graph.path, graph.path.with_suffix(".engine"), options)

@@ -1,0 +1,86 @@
+"""Engines built on the device, and kept there until they have been fetched."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from edgevision.agent.lock import machine_lock
+from edgevision.agent.store import Store
+from edgevision.backends import get_backend
+from edgevision.backends._trt_cache import timing_cache_name
+from edgevision.backends.base import BuildOptions, ShapeRange
+from edgevision.backends.shapes import InputShapes
+from edgevision.backends.tensorrt import TensorRTBackend
+from edgevision.devices import package_versions
+from edgevision.files import digest, write_json
+from edgevision.types import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Progress = Callable[[str, int, int], None]
+
+
+def build(
+    store: Store,
+    progress: Progress,
+    backend: str,
+    graph: str,
+    name: str,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Build ``graph``, or find what an earlier request like this built and nobody fetched.
+
+    Args:
+        name: of the engine's file.
+        options: of ``BuildOptions``, as ``options_to_json`` writes them.
+
+    Returns:
+        ``engine`` and, where the builder has one, ``timing_cache``, as ``Store.offer`` tells them;
+        ``meta`` and ``layers`` of the artifact; ``key`` for ``fetched``.
+    """
+    chosen = get_backend(backend)
+    cache = None
+    if isinstance(chosen, TensorRTBackend):
+        cache = store.root / "timing" / timing_cache_name(chosen.version())
+    asked = [backend, graph, name, options]
+    key = digest([asked, package_versions(), platform.release(), str(cache)])
+    record = store.root / "builds" / f"{key}.json"
+    engine = store.root / "builds" / key / name
+    if not (record.is_file() and engine.is_file()):
+        given = replace(options_from_json(options), timing_cache=cache, progress=progress)
+        with machine_lock("build-engine"):
+            artifact = chosen.build(store.existing(graph), engine, given)
+        layers = [asdict(layer) for layer in artifact.layers]
+        write_json(record, {"meta": artifact.meta, "layers": layers})
+    found: dict[str, Any] = json.loads(record.read_bytes())
+    kept = store.offer(cache) if cache is not None and cache.is_file() else None
+    return {**found, "key": key, "engine": store.offer(engine), "timing_cache": kept}
+
+
+def options_to_json(options: BuildOptions) -> dict[str, Any]:
+    """``options`` as JSON values, without what belongs to one machine."""
+    values = asdict(replace(options, progress=None, timing_cache=None))
+    precision = options.float_precision
+    return {**values, "float_precision": precision.value if precision is not None else None}
+
+
+def options_from_json(values: dict[str, Any]) -> BuildOptions:
+    """What ``options_to_json`` wrote."""
+    shapes = {
+        name: InputShapes(**{at: tuple(shape) for at, shape in told.items()})
+        for name, told in values["shapes"].items()
+    }
+    precision = values["float_precision"]
+    return BuildOptions(
+        **{
+            **values,
+            "batch": ShapeRange(**values["batch"]),
+            "shapes": shapes,
+            "compute_capabilities": tuple(values["compute_capabilities"]),
+            "float_precision": Precision(precision) if precision is not None else None,
+        }
+    )
