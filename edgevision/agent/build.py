@@ -11,12 +11,10 @@ from edgevision.agent.lock import machine_lock
 from edgevision.agent.store import Store
 from edgevision.backends import get_backend
 from edgevision.backends._trt_cache import timing_cache_name
-from edgevision.backends.base import BuildOptions, ShapeRange
-from edgevision.backends.shapes import InputShapes
+from edgevision.backends.base import BuildOptions
 from edgevision.backends.tensorrt import TensorRTBackend
 from edgevision.devices import package_versions
 from edgevision.files import digest, write_json
-from edgevision.types import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +34,7 @@ def build(
 
     Args:
         name: of the engine's file.
-        options: of ``BuildOptions``, as ``options_to_json`` writes them.
+        options: as ``BuildOptions.to_json`` gives them.
 
     Returns:
         ``engine`` and, where the builder has one, ``timing_cache``, as ``Store.offer`` tells them;
@@ -51,7 +49,7 @@ def build(
     record = store.root / "builds" / f"{key}.json"
     engine = store.root / "builds" / key / name
     if not (record.is_file() and engine.is_file()):
-        given = replace(options_from_json(options), timing_cache=cache, progress=progress)
+        given = replace(BuildOptions.from_json(options), timing_cache=cache, progress=progress)
         with machine_lock("build-engine"):
             artifact = chosen.build(store.existing(graph), engine, given)
         layers = [asdict(layer) for layer in artifact.layers]
@@ -59,28 +57,3 @@ def build(
     found: dict[str, Any] = json.loads(record.read_bytes())
     kept = store.offer(cache) if cache is not None and cache.is_file() else None
     return {**found, "key": key, "engine": store.offer(engine), "timing_cache": kept}
-
-
-def options_to_json(options: BuildOptions) -> dict[str, Any]:
-    """``options`` as JSON values, without what belongs to one machine."""
-    values = asdict(replace(options, progress=None, timing_cache=None))
-    precision = options.float_precision
-    return {**values, "float_precision": precision.value if precision is not None else None}
-
-
-def options_from_json(values: dict[str, Any]) -> BuildOptions:
-    """What ``options_to_json`` wrote."""
-    shapes = {
-        name: InputShapes(**{at: tuple(shape) for at, shape in told.items()})
-        for name, told in values["shapes"].items()
-    }
-    precision = values["float_precision"]
-    return BuildOptions(
-        **{
-            **values,
-            "batch": ShapeRange(**values["batch"]),
-            "shapes": shapes,
-            "compute_capabilities": tuple(values["compute_capabilities"]),
-            "float_precision": Precision(precision) if precision is not None else None,
-        }
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -88,6 +88,30 @@ class BuildOptions:
             raise UsageError(f"the builder level must be 0 to 5, got {self.builder_level}")
         if self.dla_core is not None and self.dla_core < 0:
             raise UsageError(f"the DLA core must be 0 or more, got {self.dla_core}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, without what belongs to one process: timing cache and progress."""
+        values = asdict(replace(self, progress=None, timing_cache=None))
+        precision = self.float_precision
+        return {**values, "float_precision": precision.value if precision is not None else None}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> BuildOptions:
+        """What ``to_json`` gave."""
+        shapes = {
+            name: InputShapes(**{at: tuple(shape) for at, shape in told.items()})
+            for name, told in values["shapes"].items()
+        }
+        precision = values["float_precision"]
+        return cls(
+            **{
+                **values,
+                "batch": ShapeRange(**values["batch"]),
+                "shapes": shapes,
+                "compute_capabilities": tuple(values["compute_capabilities"]),
+                "float_precision": Precision(precision) if precision is not None else None,
+            }
+        )
 
 
 @dataclass(frozen=True)

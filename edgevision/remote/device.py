@@ -15,7 +15,6 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from edgevision.agent.arrays import read_arrays, write_arrays
-from edgevision.agent.build import options_to_json
 from edgevision.backends.base import Arrays, Artifact, BuildOptions, Runner
 from edgevision.benchmark import BenchConfig, Samples
 from edgevision.benchmark.machine import Taken
@@ -104,7 +103,7 @@ class RemoteDevice:
             backend=backend,
             graph=graph,
             name=output.name,
-            options=options_to_json(options),
+            options=options.to_json(),
         )
         self.fetch(found["engine"], output, options.progress)
         if found["timing_cache"] is not None:
