@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgevision.cli._device import DeviceOption, machine_of
-from edgevision.errors import NotFasterError
+from edgevision.cli._fleet import bench_devices
+from edgevision.errors import NotFasterError, UsageError
 
 if TYPE_CHECKING:
     from edgevision.benchmark.report_schema import ComparisonSection, PowerSection, Report
@@ -28,6 +29,8 @@ Example:
   edgevision bench bundle/ --seconds 20 --threads 2 --out bench/
 
   edgevision bench bundle/ --device ssh://me@jetson
+
+  edgevision bench bundle/ --fleet devices.yaml --out bench/
 """
 
 
@@ -48,6 +51,9 @@ def _bench(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of both sides.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of each measurement.")] = 10.0,
     device: DeviceOption = None,
+    fleet: Annotated[
+        Path | None, typer.Option(help="YAML file of devices, to measure on all of them.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json and report.html.")
@@ -59,15 +65,24 @@ def _bench(
     from edgevision.files import write_atomic
     from edgevision.pipeline.bench import bench_bundle
 
+    baseline = "baseline" if against == "fp32" else against
+    config = BenchConfig(seconds=seconds, seed=seed)
+    if fleet is not None:
+        if device is not None or threads is not None:
+            raise UsageError("With --fleet, devices and threads are named in its file.")
+        bench_devices(
+            bundle, fleet, out, artifact=artifact, against=baseline, batch=batch, config=config
+        )
+        return
     with machine_of(device) as machine, Phases(Console(stderr=True)) as phases:
         report = bench_bundle(
             bundle,
             artifact=artifact,
-            against="baseline" if against == "fp32" else against,
+            against=baseline,
             batch=batch,
             threads=threads,
             machine=machine,
-            config=BenchConfig(seconds=seconds, seed=seed),
+            config=config,
             progress=lambda phase, share: phases(phase, round(100 * share), 100),
         )
     console = Console()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgevision.errors import RecipeError, UsageError
+from edgevision.pipeline.fleet import read_fleet
 from tests.conformance.graphs import float_net
 from tests.conftest import Cli
 from tests.unit.remote.conftest import Server
@@ -106,3 +108,34 @@ def test_a_board_of_another_kind_is_refused(cli: Cli, board: str, tmp_path: Path
     done = cli("build-engine", model, "--target", "jetson-orin-nano", "--device", board)
     assert done.returncode == 6
     assert "on board: it is no Orin Nano but" in " ".join(done.stderr.split())
+
+
+def test_a_fleet_gives_one_table(cli: Cli, board: str, bundle: Path, tmp_path: Path) -> None:
+    fleet = tmp_path / "devices.yaml"
+    fleet.write_text(f"one: {{device: '{board}', threads: 1}}\nlost: ssh://nowhere.invalid\n")
+    done = cli("bench", bundle, "--fleet", fleet, "--seconds", "0.5", "--out", tmp_path / "bench")
+    assert done.returncode == 6
+    assert "1 of 2 devices were not measured: lost" in done.stderr
+    assert "one" in done.stdout
+    assert "times faster" in done.stdout
+    assert (tmp_path / "bench" / "one" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "names no devices"),
+        ("- ssh://a", "names no devices"),
+        ("a: {device: 'ssh://a', thread: 2}", "a.thread: Extra inputs"),
+        ("a: {threads: 0, device: 'ssh://a'}", "a.threads"),
+        ("a: [1]", "a: Input should be"),
+        ("a: nano", "no address"),
+        ("../a: ssh://a", "named by letters"),
+        ("a: {", "while parsing"),
+    ],
+)
+def test_bad_fleets(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "devices.yaml"
+    path.write_text(text)
+    with pytest.raises((RecipeError, UsageError), match=said):
+        read_fleet(path)
