@@ -80,6 +80,10 @@ class UnavailableError(EdgeVisionError):
     exit_code = 6
 
 
+class LostConnectionError(UnavailableError):
+    """A device was connected and is no more."""
+
+
 class MissingExtraError(UnavailableError):
     """A package of an optional extra is not installed."""
 

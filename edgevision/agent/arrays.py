@@ -24,7 +24,8 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """
     with zipfile.ZipFile(str(path), "w") as archive:
         for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w") as file:
+            entry = zipfile.ZipInfo(f"{name}.npy", _DATE)
+            with archive.open(entry, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 

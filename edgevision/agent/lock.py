@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ def machine_lock(task: str, path: Path = LOCK) -> Iterator[None]:
     """
     handle = _opened(path)
     try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise UnavailableError(
+                f"{path} is no plain file of its own, so it cannot lock the machine.",
+                hint="Ask whoever made it, and remove it.",
+            )
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -37,7 +44,7 @@ def machine_lock(task: str, path: Path = LOCK) -> Iterator[None]:
             "user": getpass.getuser(),
             "task": task,
             "pid": os.getpid(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         }
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(facts).encode(), 0)
@@ -50,9 +57,14 @@ def _opened(path: Path) -> int:
     """The lock file, which every user may open: sticky folders forbid O_CREAT on another's file."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(path, flags)
+        return os.open(path, flags | os.O_NONBLOCK)
     except FileNotFoundError:
         pass
+    except PermissionError:
+        raise UnavailableError(
+            f"{path} belongs to another user and may not be opened.",
+            hint="Let it be opened by all: sudo chmod 666 " + str(path),
+        ) from None
     try:
         handle = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
@@ -64,6 +76,7 @@ def _opened(path: Path) -> int:
 def _holder(handle: int) -> str:
     try:
         facts = json.loads(os.pread(handle, _MAX_BYTES, 0).decode())
-        return "{user} has run '{task}' since {since} (process {pid})".format(**facts)
+        text = "{user} has run '{task}' since {since} (process {pid})".format(**facts)
+        return "".join(letter for letter in text if letter.isprintable())  # anybody may write it
     except (ValueError, KeyError, TypeError, OSError):
         return "its lock is held by an unknown process"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from edgevision.agent.store import Store
 from edgevision.errors import EdgeVisionError, StorageError
 
 _CANCELLED = 130
+_SILENT_SECONDS = 45.0  # a host tells every ten that it is there
 _TOLD_SECONDS = 0.2
 
 
@@ -31,13 +31,16 @@ def serve(root: Path) -> None:
     """
     out = _own_output()
     try:
-        store = Store(root)
+        os.umask(0o077)
+        store = Store(root, own=Path(sys.argv[0]))
     except OSError as error:
         _say(out, _told(error))
         return
     requests: Queue[str | None] = Queue()
-    reader = threading.Thread(target=_read, args=(requests, store), daemon=True)
+    heard = [time.monotonic()]
+    reader = threading.Thread(target=_read, args=(requests, store, heard), daemon=True)
     reader.start()
+    threading.Thread(target=_watch, args=(store, heard), daemon=True).start()
     try:
         from edgevision import __version__
 
@@ -45,7 +48,7 @@ def serve(root: Path) -> None:
             "edgevision": __version__,
             "python": platform.python_version(),
             "pid": os.getpid(),
-            "free_mb": shutil.disk_usage(str(root)).free >> 20,
+            "work": store.work.relative_to(root).as_posix(),
         }
         _say(out, {"hello": facts})
         while True:
@@ -67,13 +70,23 @@ def _own_output() -> IO[str]:
     return os.fdopen(own, "w", encoding="utf-8")
 
 
-def _read(requests: Queue[str | None], store: Store) -> None:
+def _read(requests: Queue[str | None], store: Store, heard: list[float]) -> None:
     for line in sys.stdin:
-        requests.put(line)
+        heard[0] = time.monotonic()
+        if line.strip():
+            requests.put(line)
     if requests.unfinished_tasks:  # a vendor's call cannot be interrupted otherwise
         store.close()
         os._exit(_CANCELLED)
     requests.put(None)
+
+
+def _watch(store: Store, heard: list[float]) -> None:
+    """End with a host that fell silent: its end of the connection may never be closed."""
+    while time.monotonic() - heard[0] < _SILENT_SECONDS:
+        time.sleep(1.0)
+    store.close()
+    os._exit(_CANCELLED)
 
 
 def _answer(line: str, store: Store, out: IO[str]) -> dict[str, Any]:

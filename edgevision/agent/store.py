@@ -24,18 +24,27 @@ class Store:
     """``files/`` with what was sent or made, ``work/`` with one locked folder a process.
 
     Args:
-        root: made if it is not there.
+        root: made if it is not there; for this user alone.
+        own: the archive that runs, which is kept.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, own: Path | None = None) -> None:
         self.root = root
         self.files = root / "files"
         self.files.mkdir(parents=True, exist_ok=True)
+        root.chmod(0o700)
         (root / "work").mkdir(exist_ok=True)
+        if own is not None and own.is_file():
+            os.utime(str(own))
         self._remove_old()
-        self._remove_abandoned()
-        self.work = Path(tempfile.mkdtemp(dir=str(root / "work")))
-        self._lock = _locked(self.work)
+        # One process at a time: another one must not find the new folder without its lock.
+        whole = _locked(root / "work", wait=True)
+        try:
+            self._remove_abandoned()
+            self.work = Path(tempfile.mkdtemp(dir=str(root / "work")))
+            self._lock = _locked(self.work)
+        finally:
+            os.close(whole)
 
     def path(self, name: str) -> Path:
         """Where the file ``name`` (sha256 hex with its suffix) is or will be.
@@ -72,6 +81,11 @@ class Store:
             gone.append(name)
         return gone
 
+    def sent(self, name: str) -> int:
+        """Bytes of the file ``name`` that an interrupted transfer left here."""
+        part = self.files / f"{name}.part"
+        return part.stat().st_size if part.is_file() else 0
+
     def accept(self, name: str) -> None:
         """Take over what was sent to ``<name>.part``.
 
@@ -80,6 +94,8 @@ class Store:
         """
         path = self.path(name)
         part = path.with_name(f"{name}.part")
+        if path.is_file() and not part.exists():
+            return  # another process of this user has sent it meanwhile
         found = sha256_file(part)
         if found != name[:64]:
             part.unlink()
@@ -132,11 +148,11 @@ class Store:
                 shutil.rmtree(str(folder), ignore_errors=True)
 
 
-def _locked(folder: Path) -> int:
+def _locked(folder: Path, *, wait: bool = False) -> int:
     """A handle that keeps ``folder`` locked. BlockingIOError: another process does."""
     handle = os.open(str(folder), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
         raise

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevision.agent.lock import machine_lock
 from edgevision.agent.store import Store
+from edgevision.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,9 @@ _OPEN: dict[int, Runner] = {}
 def missing(store: Store, progress: Progress, names: list[str]) -> dict[str, Any]:
     """Those of the files that have to be sent, and the bytes that are free for them."""
     del progress
-    return {"names": store.missing(names), "free": shutil.disk_usage(str(store.root)).free}
+    gone = store.missing(names)
+    free = shutil.disk_usage(str(store.root)).free + sum(map(store.sent, gone))
+    return {"names": gone, "free": free}
 
 
 def accept(store: Store, progress: Progress, name: str) -> None:
@@ -81,7 +85,7 @@ def measure(
     with machine_lock("bench"):
         taken = ThisMachine().measure(
             {
-                name: (_artifact(store, graph), read_arrays(store.existing(graph["feeds"])))
+                name: (_artifact(store, graph), read_arrays(_inside(store, graph["feeds"])))
                 for name, graph in runs.items()
             },
             threads=threads,
@@ -112,13 +116,11 @@ def open_graph(
 
 
 def infer(store: Store, progress: Progress, number: int, inputs: str) -> dict[str, Any]:
-    """Run once; where the outputs are. The inputs are used up."""
+    """Run once on the arrays in the work folder's ``inputs``; where the outputs are."""
     del progress
     from edgevision.agent.arrays import read_arrays, write_arrays
 
-    given = store.existing(inputs)
-    outputs = _OPEN[number].infer(read_arrays(given))
-    given.unlink()
+    outputs = _OPEN[number].infer(read_arrays(_inside(store, inputs)))
     path = store.work / "outputs.npz"
     write_arrays(path, outputs)
     return store.offer(path)
@@ -160,6 +162,13 @@ def _artifact(store: Store, graph: dict[str, Any]) -> Artifact:
     from edgevision.backends.base import Artifact
 
     return Artifact(graph["backend"], store.existing(graph["file"]), graph["meta"])
+
+
+def _inside(store: Store, name: str) -> Path:
+    """The file ``name`` of the work folder."""
+    if not isinstance(name, str) or name != Path(name).name:
+        raise InputError(f"A file of the work folder has a plain name, got {name!r}.")
+    return store.work / name
 
 
 def _version(module: str) -> str | None:

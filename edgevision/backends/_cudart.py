@@ -72,7 +72,10 @@ class Cudart:
                 "Neither cuda-bindings nor libcudart is here.",
                 hint="Install it with: pip install 'edgevision[tensorrt]'",
             )
-        self._library = ctypes.CDLL(found)
+        try:
+            self._library = ctypes.CDLL(found)
+        except OSError as error:
+            raise MissingExtraError(f"'{found}' cannot be loaded: {error}.") from error
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
 
     def __getattr__(self, name: str) -> Any:
@@ -104,7 +107,11 @@ class Cudart:
 def find_cudart() -> str | None:
     """Path or name of this machine's libcudart; None without one."""
     for place in _PLACES:
-        found = sorted(Path("/").glob(place))
+        found = sorted(Path("/").glob(place), key=_release)
         if found:
             return str(found[-1])
     return ctypes.util.find_library("cudart")
+
+
+def _release(path: Path) -> list[int]:
+    return [int(part) for part in path.name.split(".") if part.isdigit()]

@@ -173,7 +173,9 @@ def build_engine(
                 role=entry.role,
                 precision=entry.precision,
                 scheme=entry.scheme,
-                timing_cache=_existing(timing_cache or Path(folder) / "timing.cache"),
+                timing_cache=_existing(
+                    timing_cache or artifact.path.with_name(f"{name}.timing.cache")
+                ),
             )
     return EngineResult(device, f"{path}/{stored.path}", sidecar, artifact.layers)
 

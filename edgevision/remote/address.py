@@ -42,7 +42,17 @@ class Address:
         if unknown := sorted(set(query) - {"python"}):
             raise UsageError(f"Device '{text}': unknown '{unknown[0]}'; wanted: {_FORM}.")
         user = unquote(parts.username) if parts.username else None
-        return cls(parts.hostname, user, port, query.get("python", ["python3"])[0])
+        # Of the text itself: ``hostname`` has no capitals, names in an SSH configuration may.
+        start = text.lower().find(
+            parts.hostname, len("ssh://") + len(parts.netloc.rpartition("@")[0])
+        )
+        host = text[start : start + len(parts.hostname)]
+        return cls(host, user, port, query.get("python", ["python3"])[0])
+
+    def command(self, program: str) -> str:
+        """The command that makes ``program``, ssh or ssh-copy-id, go there."""
+        port = f"-p {self.port} " if self.port else ""
+        return f"{program} {port}{self.user + '@' if self.user else ''}{self.host}"
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""

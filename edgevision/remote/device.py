@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,11 +20,11 @@ from edgevision.benchmark import BenchConfig, Samples
 from edgevision.benchmark.machine import Taken
 from edgevision.benchmark.monitor import Watched
 from edgevision.benchmark.power import PowerComparison
-from edgevision.errors import StorageError, UnavailableError
+from edgevision.errors import LostConnectionError, StorageError, UnavailableError
 from edgevision.files import sha256_file
 from edgevision.remote.address import Address
 from edgevision.remote.connection import Connection, Progress
-from edgevision.remote.transfer import download, upload_part
+from edgevision.remote.transfer import download, upload_bytes, upload_part
 from edgevision.types import Availability, DeviceInfo, LayerInfo, TensorSpec
 
 
@@ -90,7 +90,7 @@ class RemoteDevice:
     def build(self, backend: str, source: Path, output: Path, options: BuildOptions) -> Artifact:
         """Build ``source`` there, with timings that it keeps there; they come back too.
 
-        They are written to ``timing.cache`` beside ``output``. What was built and did not arrive is
+        They are written to ``<output>.timing.cache``. What was built and did not arrive is
         not built again.
 
         Raises:
@@ -107,7 +107,7 @@ class RemoteDevice:
         )
         self.fetch(found["engine"], output, options.progress)
         if found["timing_cache"] is not None:
-            cache = output.with_name("timing.cache")
+            cache = output.with_name(f"{output.name}.timing.cache")
             self.fetch(found["timing_cache"], cache, options.progress)
         self._connection.call("fetched", key=found["key"])
         layers = TypeAdapter(tuple[LayerInfo, ...]).validate_python(found["layers"])
@@ -147,15 +147,12 @@ class RemoteDevice:
             if progress is not None:
                 progress(phase, done / max(1, total))
 
-        with tempfile.TemporaryDirectory() as folder:
-            # Runs with the same inputs hold the same arrays: they are written and sent once.
-            inputs: dict[int, Path] = {}
-            for _, feeds in runs.values():
-                path = inputs.setdefault(id(feeds), Path(folder) / f"{len(inputs)}.npz")
-                if not path.exists():
-                    write_arrays(path, feeds)
-            graphs = self.send([artifact.path for artifact, _ in runs.values()], told)
-            arrays = dict(zip(inputs, self.send(list(inputs.values()), told), strict=True))
+        graphs = self.send([artifact.path for artifact, _ in runs.values()], told)
+        # Runs with the same inputs hold the same arrays: they are sent once.
+        arrays: dict[int, str] = {}
+        for _, feeds in runs.values():
+            if id(feeds) not in arrays:
+                arrays[id(feeds)] = self._send_arrays(feeds, f"feeds-{len(arrays)}.npz")
         asked = {
             name: {**_told(artifact, graph), "feeds": arrays[id(feeds)]}
             for (name, (artifact, feeds)), graph in zip(runs.items(), graphs, strict=True)
@@ -215,11 +212,15 @@ class RemoteDevice:
             download(self._connection.sftp, place, offered["sha256"], offered["size"], target, told)
         )
 
-    def _send_arrays(self, arrays: Arrays) -> str:
+    def _send_arrays(self, arrays: Arrays, name: str) -> str:
+        """Write ``arrays`` into the agent's work folder, which goes with it."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "arrays.npz"
+            path = Path(folder) / name
             write_arrays(path, arrays)
-            return self.send([path])[0]
+            place = f"{self._connection.root}/{self.hello['work']}/{name}"
+            data = path.read_bytes()
+            self._connection.run(upload_bytes(self._connection.sftp, data, place))
+        return name
 
 
 class _RemoteRunner(Runner):
@@ -230,7 +231,7 @@ class _RemoteRunner(Runner):
         self._device, self._number = device, opened["number"]
 
     def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        name = self._device._send_arrays(inputs)
+        name = self._device._send_arrays(inputs, f"inputs-{self._number}.npz")
         offered = self._device._connection.call("infer", number=self._number, inputs=name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "outputs.npz"
@@ -238,7 +239,10 @@ class _RemoteRunner(Runner):
             return read_arrays(path)
 
     def _close_impl(self) -> None:
-        self._device._connection.call("close", number=self._number)
+        if self._device._connection.is_broken:
+            return  # it went with the agent
+        with suppress(LostConnectionError):
+            self._device._connection.call("close", number=self._number)
 
 
 def _told(artifact: Artifact, file: str) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from edgevision.errors import InputError
+from edgevision.files import sha256_file
 
 if TYPE_CHECKING:
     import asyncssh
@@ -20,7 +21,7 @@ Told = Callable[[int, int], None]
 
 async def upload_bytes(sftp: asyncssh.SFTPClient, data: bytes, path: str) -> None:
     """Write ``data`` to ``path``, which appears whole."""
-    part = f"{path}.part"
+    part = f"{path}.{secrets.token_hex(8)}.part"  # another process may be sending the same
     async with sftp.open(part, "wb") as file:
         await _write(file, data, 0)
     await sftp.posix_rename(part, path)
@@ -73,7 +74,7 @@ async def download(
                 writer.write(data)
                 place += len(data)
     told(size, size)
-    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    found = sha256_file(part)
     if found != sha256:
         part.unlink()
         raise InputError(f"'{target.name}' arrived damaged: sha256 {sha256}, found {found}.")

@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevision.benchmark.machine import ThisMachine
-from edgevision.errors import BundleError, DataError, InputError, UnavailableError
+from edgevision.errors import (
+    BundleError,
+    DataError,
+    InputError,
+    LostConnectionError,
+    StorageError,
+    UnavailableError,
+)
 from edgevision.preprocessing import Float32
 from edgevision.runtime import inputs
 from edgevision.runtime.choose import ONNXRUNTIME, Choice, asked_for, backend_for, by_default
@@ -244,6 +251,8 @@ def _open(
         if obstacle is None:
             try:
                 return opened(entry), _choice(entry, reason, passed_over, machine)
+            except (LostConnectionError, StorageError):
+                raise  # of the way there, not of this artifact
             except (UnavailableError, InputError) as error:
                 # An engine that fits by its sidecar may still be refused, by a driver for instance;
                 # so may a graph, by another version of the SDK.

@@ -6,10 +6,13 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,14 @@ from edgevision.backends import get_backend
 from edgevision.backends.base import Artifact, BuildOptions, ShapeRange
 from edgevision.benchmark import BenchConfig
 from edgevision.devices import this_machine
-from edgevision.errors import InputError, StorageError, UnavailableError, UsageError
+from edgevision.errors import (
+    InputError,
+    LostConnectionError,
+    StorageError,
+    UnavailableError,
+    UsageError,
+)
+from edgevision.files import sha256_file
 from edgevision.remote import Address, RemoteDevice, connect
 from tests.conformance.graphs import float_net
 from tests.unit.remote.conftest import Server
@@ -304,6 +314,104 @@ def test_whoever_goes_takes_the_agent_along(server: Server, graph: Artifact) -> 
         os.kill(device.hello["pid"], 0)
 
 
+def test_what_is_open_does_not_hold_up_the_end(server: Server, graph: Artifact) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(phase: str, share: float) -> None:
+        if phase == "measure":
+            raise StoppedError
+
+    begun = time.monotonic()
+    with (
+        pytest.raises(StoppedError),
+        connect(server.url, **server.options) as device,
+        device.open(graph),
+    ):
+        device.measure(
+            {"a": (graph, inputs_of(graph))}, config=BenchConfig(seconds=60), progress=stop
+        )
+    assert time.monotonic() - begun < 30
+
+
+def test_a_kill_is_told_with_something_open(server: Server, graph: Artifact) -> None:
+    with (
+        pytest.raises(LostConnectionError, match="killed by SIGKILL"),
+        connect(server.url, **server.options) as device,
+        device.open(graph),
+    ):
+        device.measure(
+            {"a": (graph, inputs_of(graph))},
+            config=BenchConfig(seconds=60),
+            progress=lambda phase, share: os.kill(device.hello["pid"], signal.SIGKILL),
+        )
+
+
+def test_nothing_is_asked_after_an_answer_was_given_up(server: Server, graph: Artifact) -> None:
+    def stop(phase: str, share: float) -> None:
+        if phase == "measure":
+            raise ArithmeticError
+
+    with connect(server.url, **server.options) as device:
+        with pytest.raises(ArithmeticError):
+            device.measure({"a": (graph, inputs_of(graph))}, config=QUICK, progress=stop)
+        with pytest.raises(LostConnectionError, match="is no more"):
+            device.send([graph.path])
+    with pytest.raises(UsageError, match="was closed"):
+        device.send([graph.path])
+
+
+def test_several_send_the_same(server: Server, tmp_path: Path) -> None:
+    large = tmp_path / "large.bin"
+    large.write_bytes(np.random.default_rng(0).bytes(12 << 20))
+
+    def send() -> list[str]:
+        with connect(server.url, **server.options) as device:
+            return device.send([large])
+
+    with ThreadPoolExecutor(3) as pool:
+        names = [future.result() for future in [pool.submit(send) for _ in range(3)]]
+    assert names[0] == names[1] == names[2]
+    assert (server.cache / "files" / names[0][0]).read_bytes() == large.read_bytes()
+
+
+def test_what_is_there_of_a_file_needs_no_room(server: Server, tmp_path: Path) -> None:
+    server.cache.parent.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(server.cache.parent)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        large = tmp_path / "large.bin"
+        large.write_bytes(np.random.default_rng(0).bytes(10 << 20))
+        with connect(server.url, **server.options) as device:
+            part = server.cache / "files" / f"{sha256_file(large)}.bin.part"
+            part.write_bytes(large.read_bytes()[: 8 << 20])
+            assert device.send([large])
+    finally:
+        subprocess.run(["umount", "-l", str(server.cache.parent)], check=True)
+
+
+def test_an_interpreter_with_a_greeting(server: Server, tmp_path: Path) -> None:
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\necho Hello\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    with connect(server.address(server.port, str(wrapper)), **server.options) as device:
+        assert device.can_run("onnxruntime").ok
+
+
+def test_a_wrong_configuration_of_the_user(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Host *\n Port abc\n")
+    with (
+        pytest.raises(UsageError, match="your SSH configuration"),
+        connect("ssh://board", config=[str(tmp_path / "config")]),
+    ):
+        pass
+
+
+def test_what_is_there_is_for_its_user_alone(server: Server, device: RemoteDevice) -> None:
+    assert stat.S_IMODE(server.cache.stat().st_mode) == 0o700
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -327,6 +435,9 @@ def test_addresses() -> None:
     assert whole == Address("board", "me", 2222, "~/venv/bin/python")
     assert str(whole) == "me@board:2222"
     assert Address.parse("ssh://board") == Address("board")
+    assert Address.parse("ssh://Orin") == Address("Orin")
+    assert Address.parse("ssh://ORIN@Orin:22").host == "Orin"
+    assert whole.command("ssh-copy-id") == "ssh-copy-id -p 2222 me@board"
 
 
 def test_an_engine_that_did_not_arrive_is_not_built_again(
