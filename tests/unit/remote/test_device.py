@@ -357,6 +357,11 @@ def test_nothing_is_asked_after_an_answer_was_given_up(server: Server, graph: Ar
             device.measure({"a": (graph, inputs_of(graph))}, config=QUICK, progress=stop)
         with pytest.raises(LostConnectionError, match="is no more"):
             device.send([graph.path])
+
+
+def test_nothing_is_asked_after_the_end(server: Server, graph: Artifact) -> None:
+    with connect(server.url, **server.options) as device:
+        pass
     with pytest.raises(UsageError, match="was closed"):
         device.send([graph.path])
 
