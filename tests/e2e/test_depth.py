@@ -107,6 +107,7 @@ def test_a_block_that_takes_the_time_and_gives_nothing_goes(
         assert torch.equal(traced(images), rebuilt(images))
 
 
+@pytest.mark.slow
 def test_where_no_block_may_go_it_is_the_pruning_without_depth(
     tmp_path: Path, image_folder: Path
 ) -> None:
