@@ -76,8 +76,7 @@ class Store:
             if path.is_file() and sha256_file(path) == name[:64]:
                 os.utime(str(path))
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            path.unlink(missing_ok=True)
             gone.append(name)
         return gone
 
@@ -119,8 +118,7 @@ class Store:
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise InputError(f"A build is named by a sha256, got {key!r}.")
         builds = self.root / "builds"
-        with contextlib.suppress(FileNotFoundError):
-            (builds / f"{key}.json").unlink()
+        (builds / f"{key}.json").unlink(missing_ok=True)
         shutil.rmtree(str(builds / key), ignore_errors=True)
 
     def close(self) -> None:

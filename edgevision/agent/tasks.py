@@ -79,8 +79,8 @@ def measure(
 ) -> dict[str, Any]:
     """Durations of ``graphs``, interleaved, and their power, as ``Taken`` has them."""
     from edgevision.agent.arrays import read_arrays
-    from edgevision.benchmark.machine import ThisMachine
     from edgevision.benchmark.sampling import BenchConfig
+    from edgevision.machine import ThisMachine
 
     with machine_lock("bench"):
         taken = ThisMachine().measure(
@@ -103,7 +103,7 @@ def open_graph(
 ) -> dict[str, Any]:
     """Open an artifact for ``infer``: its number and specs."""
     del progress
-    from edgevision.benchmark.machine import ThisMachine
+    from edgevision.machine import ThisMachine
 
     runner = ThisMachine().open(_artifact(store, graph), threads=threads)
     number = max(_OPEN, default=0) + 1

@@ -25,6 +25,12 @@ def write_html(report: Report | Mapping[str, Any], path: str | Path) -> Path:
     return Path(path)
 
 
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``report.json`` and ``report.html`` into ``folder``; the path of the page."""
+    write_atomic(folder / "report.json", report.to_bytes())
+    return write_html(report, folder / "report.html")
+
+
 def render_html(report: Report) -> str:
     """The page as text. Equal reports give equal pages."""
     sections = [

@@ -81,13 +81,11 @@ def _table(found: Mapping[str, Report | EdgeVisionError]) -> Table:
 
 
 def _write(found: Mapping[str, Report | EdgeVisionError], out: Path) -> None:
-    from edgevision.benchmark.report import write_html
-    from edgevision.files import write_atomic
+    from edgevision.benchmark.report import write_report
 
     for name, report in found.items():
         if not isinstance(report, EdgeVisionError):
-            write_atomic(out / name / "report.json", report.to_bytes())
-            write_html(report, out / name / "report.html")
+            write_report(report, out / name)
     Console().print(f"Reports: {out}", highlight=False, soft_wrap=True)
 
 

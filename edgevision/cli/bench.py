@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgevision.cli._device import DeviceOption, machine_of
-from edgevision.cli._fleet import bench_devices
 from edgevision.errors import NotFasterError, UsageError
 
 if TYPE_CHECKING:
@@ -60,14 +59,15 @@ def _bench(
     ] = None,
 ) -> None:
     from edgevision.benchmark import BenchConfig
-    from edgevision.benchmark.report import write_html
+    from edgevision.benchmark.report import write_report
     from edgevision.cli._progress import Phases
-    from edgevision.files import write_atomic
     from edgevision.pipeline.bench import bench_bundle
 
     baseline = "baseline" if against == "fp32" else against
     config = BenchConfig(seconds=seconds, seed=seed)
     if fleet is not None:
+        from edgevision.cli._fleet import bench_devices
+
         if device is not None or threads is not None:
             raise UsageError("With --fleet, devices and threads are named in its file.")
         bench_devices(
@@ -101,8 +101,7 @@ def _bench(
     for notice in report.conditions.notices if report.conditions is not None else ():
         console.print(f"[yellow]Note:[/] {escape(notice)}", highlight=False, soft_wrap=True)
     if out is not None:
-        write_atomic(out / "report.json", report.to_bytes())
-        page = write_html(report, out / "report.html")
+        page = write_report(report, out)
         console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     _raise_if_slow(report)
 

@@ -19,7 +19,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgevision.backends.base import Arrays, Artifact, Backend
 from edgevision.benchmark import BenchConfig
-from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.export.graph import Graph
 from edgevision.export.loading import load_onnx, save_onnx
 from edgevision.latency.grid import Grid, HeatMap
@@ -27,6 +26,7 @@ from edgevision.latency.kept import KeptCells
 from edgevision.latency.measure import least_ms, quantize_narrowed
 from edgevision.latency.record import now
 from edgevision.latency.shapes import Layer, dilated, usual_pads
+from edgevision.machine import Machine, ThisMachine
 from edgevision.quantization import calibrate
 
 OPERATORS = ("Conv", "Gemm", "MatMul")

@@ -19,12 +19,12 @@ import onnx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from edgevision.backends.base import Backend
-from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.data.cache import alone, cache_folder
 from edgevision.export.graph import all_graphs
 from edgevision.files import digest, sha256_bytes, write_json
 from edgevision.latency.record import WidthTimes
 from edgevision.latency.shapes import Lost, Place
+from edgevision.machine import Machine, ThisMachine
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from edgevision.backends.base import Artifact, Backend
 from edgevision.benchmark import BenchConfig
-from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.export.loading import save_onnx
 from edgevision.files import sha256_file
 from edgevision.latency.shapes import Float64, Ints, WidthShapes
+from edgevision.machine import Machine, ThisMachine
 from edgevision.quantization import CalibrationTable, emit
 
 _AT_ONCE = 1 << 30  # bytes of graphs that are open together

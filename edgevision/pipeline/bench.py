@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from edgevision.benchmark.compare import Comparison, compare, related
-from edgevision.benchmark.machine import WATCH_SECONDS, Machine
 from edgevision.benchmark.monitor import Monitor, Watched
 from edgevision.benchmark.power import PowerComparison, measure_power
 from edgevision.benchmark.report_schema import (
@@ -27,6 +26,7 @@ from edgevision.benchmark.sampling import BenchConfig, Progress
 from edgevision.bundle import Bundle, LatencyVerdict, Verdict, open_bundle
 from edgevision.devices.sensors import Sensors, find_sensors
 from edgevision.errors import BundleError, UnavailableError
+from edgevision.machine import WATCH_SECONDS, Machine
 from edgevision.runtime import Model, load
 
 REPORT_NAME = "report.json"

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgevision.benchmark.machine import Machine
 from edgevision.bundle import AccuracyVerdict, Bundle, open_bundle
 from edgevision.errors import AccuracyBudgetError, BundleError, DataError
+from edgevision.machine import Machine
 from edgevision.runtime import load
 from edgevision.runtime.golden import GoldenCheck, GoldenResult, check_golden
 

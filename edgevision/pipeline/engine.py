@@ -14,10 +14,10 @@ from edgevision.backends.base import Artifact, Backend, BuildOptions, ShapeRange
 from edgevision.backends.onnx_file import read_onnx
 from edgevision.backends.shapes import InputShapes
 from edgevision.backends.tensorrt import TensorRTBackend
-from edgevision.benchmark.machine import Machine, ThisMachine
 from edgevision.bundle import ArtifactEntry, Bundle, add_engine, open_bundle
 from edgevision.errors import InputError, UnavailableError, UsageError
 from edgevision.files import sha256_file, write_json
+from edgevision.machine import Machine, ThisMachine
 from edgevision.pipeline.half_engine import in_half
 from edgevision.pipeline.survey import status_there, target_status
 from edgevision.pipeline.timing_cache import timing_cache_of

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from edgevision.benchmark.machine import Machine
     from edgevision.latency import LatencyModel, WidthShapes, WidthTimes
     from edgevision.latency.measure import Prepare
+    from edgevision.machine import Machine
     from edgevision.pruning import PruneConfig
     from edgevision.pruning.allowed import AllowedWidths
     from edgevision.targets import Target

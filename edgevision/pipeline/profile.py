@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgevision.benchmark.machine import Machine
     from edgevision.latency import WidthTimes
     from edgevision.latency.curves import GroupCurve, TimeModel
     from edgevision.latency.estimate import LatencyEstimate
     from edgevision.latency.grid import HeatMap
+    from edgevision.machine import Machine
 
 MAPS = 8
 PAGE, ESTIMATE, MAP_FILE = "profile.html", "estimate.json", "maps.json"

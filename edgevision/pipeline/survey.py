@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.backends import BACKENDS, get_backend
-from edgevision.benchmark.machine import Machine
 from edgevision.devices import environment, this_machine
 from edgevision.devices.setup import JetsonSetup, jetson_setup
 from edgevision.devices.sysfs import ROOT
 from edgevision.errors import EdgeVisionError
+from edgevision.machine import Machine
 from edgevision.targets import Target, load_target, target_names
 from edgevision.types import Availability, DeviceInfo
 

@@ -62,8 +62,12 @@ class Connection:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._connection: asyncssh.SSHClientConnection | None = None
+        self._started: asyncssh.SSHClientProcess[str] | None = None
+        self._text = ""
+        self._errors: list[str] = []
+        self.hello: dict[str, Any] = {}
         try:
-            self.hello: dict[str, Any] = self.run(self._start(options))
+            self.hello = self.run(self._start(options))
         except BaseException:
             self.close()
             raise
@@ -147,11 +151,9 @@ class Connection:
         if python.startswith("~/"):
             python = python[2:]  # a command starts in the home folder
         command = f"exec {shlex.quote(python)} {shlex.quote(path)} {shlex.quote(self.root)}"
-        self._agent = await self._connection.create_process(
+        self._started = await self._connection.create_process(
             command, encoding="utf-8", errors="replace"
         )
-        self._text = ""
-        self._errors: list[str] = []
         self._listener = asyncio.ensure_future(self._listen())
         self._beat = asyncio.ensure_future(self._tell_alive())
         try:
@@ -168,6 +170,11 @@ class Connection:
             return path
         await upload_bytes(self._sftp, data, path)
         return path
+
+    @property
+    def _agent(self) -> asyncssh.SSHClientProcess[str]:
+        assert self._started is not None
+        return self._started
 
     async def _listen(self) -> None:
         """Keep what the agent says beside its answers, for the case that it dies."""
@@ -226,16 +233,13 @@ class Connection:
         last = self._errors[-1] if self._errors else ""
         status, signal = self._agent.exit_status, self._agent.exit_signal
         if status is None and signal is None:
-            return LostConnectionError(
-                f"The connection to {self.address} was lost.",
-                hint="Run the command again: it carries on with what has arrived.",
-            )
+            return _lost(self.address)
         if status in (126, 127):
             return UnavailableError(
                 f"Device {self.address} cannot run '{self.address.python}': {last}.",
                 hint=f"Name its Python: ssh://{self.address}?python=/usr/bin/python3",
             )
-        if status == 0 and not hasattr(self, "hello"):
+        if status == 0 and not self.hello:
             return UnavailableError(
                 f"Device {self.address}: '{self.address.python}' runs no agent: {last}.",
                 hint=f"Name its Python: ssh://{self.address}?python=/usr/bin/python3",
@@ -249,7 +253,7 @@ class Connection:
     async def _stop(self) -> None:
         if self._connection is None:
             return
-        agent = getattr(self, "_agent", None)
+        agent = self._started
         if agent is not None:
             self._beat.cancel()
             try:
@@ -269,7 +273,7 @@ class Connection:
 
     async def _kill(self) -> None:
         """End an agent that a vendor's call holds up."""
-        pid = self.hello.get("pid") if hasattr(self, "hello") else None
+        pid = self.hello.get("pid")
         if pid is not None and self._connection is not None:
             with suppress(asyncio.TimeoutError, self._ssh.Error, OSError):
                 kill = self._connection.run(f"kill -9 {int(pid)}", check=False)
@@ -319,9 +323,10 @@ class _ToldError(Exception):
         self.error = error
 
 
-def _lost(address: Address, error: Exception) -> UnavailableError:
+def _lost(address: Address, error: Exception | None = None) -> UnavailableError:
+    reason = f": {_words(error)}" if error is not None else ""
     return LostConnectionError(
-        f"The connection to {address} was lost: {_words(error)}.",
+        f"The connection to {address} was lost{reason}.",
         hint="Run the command again: it carries on with what has arrived.",
     )
 

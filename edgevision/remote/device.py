@@ -17,11 +17,11 @@ from pydantic import TypeAdapter
 from edgevision.agent.arrays import read_arrays, write_arrays
 from edgevision.backends.base import Arrays, Artifact, BuildOptions, Runner
 from edgevision.benchmark import BenchConfig, Samples
-from edgevision.benchmark.machine import Taken
 from edgevision.benchmark.monitor import Watched
 from edgevision.benchmark.power import PowerComparison
 from edgevision.errors import LostConnectionError, StorageError, UnavailableError
 from edgevision.files import sha256_file
+from edgevision.machine import Taken
 from edgevision.remote.address import Address
 from edgevision.remote.connection import Connection, Progress
 from edgevision.remote.transfer import download, upload_bytes, upload_part
@@ -67,17 +67,11 @@ class RemoteDevice:
 
     def can_run(self, backend: str) -> Availability:
         """Whether artifacts of ``backend`` run on it."""
-        found = self.survey["backends"].get(backend)
-        if found is None:
-            return Availability(False, f"no backend '{backend}' for devices")
-        return Availability(**found["runs"])
+        return self._availability(backend, "runs")
 
     def can_build(self, backend: str) -> Availability:
         """Whether ``backend`` builds on it."""
-        found = self.survey["backends"].get(backend)
-        if found is None:
-            return Availability(False, f"no backend '{backend}' for devices")
-        return Availability(**found["builds"])
+        return self._availability(backend, "builds")
 
     def takes_types_from_graph(self, backend: str) -> bool:
         """Whether that is a TensorRT that wants a float16 graph, not a flag, for float16."""
@@ -211,6 +205,12 @@ class RemoteDevice:
         self._connection.run(
             download(self._connection.sftp, place, offered["sha256"], offered["size"], target, told)
         )
+
+    def _availability(self, backend: str, which: str) -> Availability:
+        found = self.survey["backends"].get(backend)
+        if found is None:
+            return Availability(False, f"no backend '{backend}' for devices")
+        return Availability(**found[which])
 
     def _send_arrays(self, arrays: Arrays, name: str) -> str:
         """Write ``arrays`` into the agent's work folder, which goes with it."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgevision.benchmark.machine import ThisMachine
 from edgevision.errors import UsageError
+from edgevision.machine import ThisMachine
 
 if TYPE_CHECKING:
-    from edgevision.benchmark.machine import Machine
     from edgevision.bundle import ArtifactEntry, Manifest
+    from edgevision.machine import Machine
 
 _ROLES = ("baseline", "shipped")
 _ENGINES_FIRST = ("shipped", "candidate", "baseline", None)

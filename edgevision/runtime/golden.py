@@ -15,8 +15,8 @@ from edgevision.runtime.inputs import read_image
 from edgevision.runtime.session import load
 
 if TYPE_CHECKING:
-    from edgevision.benchmark.machine import Machine
     from edgevision.bundle import ArtifactEntry, Bundle, Golden
+    from edgevision.machine import Machine
 
 # An engine without outputs of its own is compared with the graph that it was built from; both
 # round in INT8, each in its own way.

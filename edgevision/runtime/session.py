@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.benchmark.machine import ThisMachine
 from edgevision.errors import (
     BundleError,
     DataError,
@@ -21,6 +20,7 @@ from edgevision.errors import (
     StorageError,
     UnavailableError,
 )
+from edgevision.machine import ThisMachine
 from edgevision.preprocessing import Float32
 from edgevision.runtime import inputs
 from edgevision.runtime.choose import ONNXRUNTIME, Choice, asked_for, backend_for, by_default
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from edgevision.backends.base import Artifact, Runner
-    from edgevision.benchmark.machine import Machine
     from edgevision.bundle import ArtifactEntry, Bundle
+    from edgevision.machine import Machine
 
     FileLike = str | Path | Image.Image
     Images = FileLike | npt.NDArray[Any] | list[Any] | tuple[Any, ...]
@@ -80,10 +80,8 @@ class Model:
     @property
     def artifact(self) -> Artifact:
         """What was opened, as a backend takes it."""
-        from edgevision.backends.base import Artifact
-
         entry = self.bundle.manifest.artifact(self.choice.path)
-        return Artifact(self.choice.backend, self.bundle.path(entry), dict(entry.meta))
+        return _artifact(self.bundle, entry, self.choice.backend)
 
     @overload
     def __call__(self, source: FileLike) -> Prediction: ...
@@ -241,7 +239,9 @@ def _open(
     bundle: Bundle, artifact: str | None, threads: int | None, machine: Machine
 ) -> tuple[Runner, Choice]:
     def opened(entry: ArtifactEntry) -> Runner:
-        return machine.open(_artifact(bundle, entry, machine), threads=threads)
+        return machine.open(
+            _artifact(bundle, entry, backend_for(entry, machine)[0]), threads=threads
+        )
 
     if artifact is not None:
         entry = asked_for(bundle.manifest, artifact)
@@ -266,11 +266,10 @@ def _open(
     )
 
 
-def _artifact(bundle: Bundle, entry: ArtifactEntry, machine: Machine) -> Artifact:
+def _artifact(bundle: Bundle, entry: ArtifactEntry, backend: str) -> Artifact:
     from edgevision.backends.base import Artifact
 
-    name, _ = backend_for(entry, machine)
-    return Artifact(name, bundle.path(entry), dict(entry.meta))
+    return Artifact(backend, bundle.path(entry), dict(entry.meta))
 
 
 def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str], machine: Machine) -> Choice:

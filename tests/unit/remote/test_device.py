@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -233,21 +234,29 @@ def test_a_cut_transfer_is_carried_on(server: Server, tmp_path: Path) -> None:
     assert not list((server.cache / "files").glob("*.part"))
 
 
-def test_a_full_disk(server: Server, tmp_path: Path) -> None:
+@contextmanager
+def small_disk(server: Server, megabytes: int) -> Iterator[None]:
+    """A disk of that size under the device's cache within the block."""
     server.cache.parent.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(server.cache.parent)]
+    place = str(server.cache.parent)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", place]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:
-        large = tmp_path / "large.bin"
-        large.write_bytes(bytes(8 << 20))
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk(server: Server, tmp_path: Path) -> None:
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(8 << 20))
+    with small_disk(server, 4):
         with connect(server.url, **server.options) as device:
             with pytest.raises(StorageError, match=r"would take 8 MB, [34] MB are free"):
                 device.send([large])
             assert device.survey["modules"]["numpy"] is not None
         assert not list((server.cache / "files").iterdir())
-    finally:
-        subprocess.run(["umount", "-l", str(server.cache.parent)], check=True)
 
 
 def test_a_killed_agent(server: Server, graph: Artifact) -> None:
@@ -381,19 +390,12 @@ def test_several_send_the_same(server: Server, tmp_path: Path) -> None:
 
 
 def test_what_is_there_of_a_file_needs_no_room(server: Server, tmp_path: Path) -> None:
-    server.cache.parent.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(server.cache.parent)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    try:
-        large = tmp_path / "large.bin"
-        large.write_bytes(np.random.default_rng(0).bytes(10 << 20))
-        with connect(server.url, **server.options) as device:
-            part = server.cache / "files" / f"{sha256_file(large)}.bin.part"
-            part.write_bytes(large.read_bytes()[: 8 << 20])
-            assert device.send([large])
-    finally:
-        subprocess.run(["umount", "-l", str(server.cache.parent)], check=True)
+    large = tmp_path / "large.bin"
+    large.write_bytes(np.random.default_rng(0).bytes(10 << 20))
+    with small_disk(server, 12), connect(server.url, **server.options) as device:
+        part = server.cache / "files" / f"{sha256_file(large)}.bin.part"
+        part.write_bytes(large.read_bytes()[: 8 << 20])
+        assert device.send([large])
 
 
 def test_an_interpreter_with_a_greeting(server: Server, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Where artifacts are opened and measured: this machine, or one at the end of a connection."""
+"""Where artifacts are opened and measured: this machine, or one at the end of a connection.
+
+The runtime is imported with it, so what only measuring and building take is imported there.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgevision import devices
 from edgevision.backends import get_backend
-from edgevision.backends._trt_common import TensorRTFamily
-from edgevision.backends.base import Arrays, Artifact, BuildOptions, Runner
-from edgevision.benchmark.graphs import opened_artifacts
-from edgevision.benchmark.monitor import Monitor, Watched
-from edgevision.benchmark.power import PowerComparison, measure_power
-from edgevision.benchmark.sampling import BenchConfig, Samples, sample
-from edgevision.devices.sensors import find_sensors
 from edgevision.types import Availability, DeviceInfo
 
 if TYPE_CHECKING:
-    from edgevision.benchmark.sampling import Progress
-
+    from edgevision.backends.base import Arrays, Artifact, BuildOptions, Runner
+    from edgevision.benchmark.monitor import Watched
+    from edgevision.benchmark.power import PowerComparison
+    from edgevision.benchmark.sampling import BenchConfig, Progress, Samples
 
 WATCH_SECONDS = 0.5  # between readings beside a measurement of latency, of which power is none
 
@@ -114,6 +112,8 @@ class ThisMachine:
 
     def takes_types_from_graph(self, backend: str) -> bool:
         """Whether that is a TensorRT that wants a float16 graph, not a flag, for float16."""
+        from edgevision.backends._trt_common import TensorRTFamily
+
         found = get_backend(backend)
         return isinstance(found, TensorRTFamily) and found.takes_types_from_graph()
 
@@ -139,6 +139,12 @@ class ThisMachine:
         progress: Progress | None = None,
     ) -> Taken:
         """As ``sample`` and ``measure_power`` on opened artifacts."""
+        from edgevision.benchmark.graphs import opened_artifacts
+        from edgevision.benchmark.monitor import Monitor
+        from edgevision.benchmark.power import measure_power
+        from edgevision.benchmark.sampling import BenchConfig, sample
+        from edgevision.devices.sensors import find_sensors
+
         config = config or BenchConfig()
         sensors = find_sensors()
         monitor = Monitor(sensors, interval=WATCH_SECONDS, power=False) if sensors.any else None
