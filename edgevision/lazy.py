@@ -25,6 +25,7 @@ _EXTRA_OF = {
     "openvino": "openvino",
     "plotly": "report",
     "asyncssh": "remote",
+    "model_signing": "sign",
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgevision.bundle import integrity
+from edgevision.bundle.integrity import SIGNATURE_NAME
 from edgevision.bundle.manifest import MANIFEST_NAME, Manifest, check_path, parse_manifest
 from edgevision.errors import BundleError
 
@@ -32,12 +33,14 @@ _DAMAGE = (
 
 
 def write_archive(folder: Path, manifest: Manifest, path: Path) -> None:
-    """Write the files of ``folder`` that ``manifest`` names into the zip ``path``.
+    """Write the files of ``folder`` that ``manifest`` names into the zip ``path``, signed or not.
 
     Order, dates and permissions are fixed, so equal folders give equal bytes.
     """
     with zipfile.ZipFile(path, "w") as archive:
-        for name in [MANIFEST_NAME, *sorted(entry.path for entry in manifest.artifacts)]:
+        signature = [SIGNATURE_NAME] if (folder / SIGNATURE_NAME).is_file() else []
+        named = sorted(entry.path for entry in manifest.artifacts)
+        for name in [MANIFEST_NAME, *signature, *named]:
             info = zipfile.ZipInfo(name, _EPOCH)
             info.create_system = 3
             info.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -79,9 +82,14 @@ def extract(path: Path, folder: Path) -> Manifest:
             )
         data = b"".join(_read(archive, entries[MANIFEST_NAME]))
         manifest = parse_manifest(data)
-        sizes = {name: info.file_size for name, info in entries.items() if name != MANIFEST_NAME}
+        unnamed = (MANIFEST_NAME, SIGNATURE_NAME)
+        sizes = {name: info.file_size for name, info in entries.items() if name not in unnamed}
         integrity.check_declared(manifest, sizes)
         (folder / MANIFEST_NAME).write_bytes(data)
+        if SIGNATURE_NAME in entries:
+            integrity.check_signature_size(entries[SIGNATURE_NAME].file_size)
+            signature = b"".join(_read(archive, entries[SIGNATURE_NAME]))
+            (folder / SIGNATURE_NAME).write_bytes(signature)
         for entry in manifest.artifacts:
             digest = hashlib.sha256()
             target = folder / entry.path

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgevision.bundle.archive import write_archive
-from edgevision.bundle.integrity import ENGINES
+from edgevision.bundle.integrity import ENGINES, SIGNATURE_NAME
 from edgevision.bundle.manifest import (
     MANIFEST_NAME,
     ArtifactEntry,
@@ -21,6 +22,8 @@ from edgevision.bundle.manifest import (
 from edgevision.bundle.reader import Bundle, open_bundle
 from edgevision.errors import InputError
 from edgevision.files import atomic_path, sha256_file, write_atomic
+
+_LOG = logging.getLogger(__name__)
 
 # Facts of the sidecar that the runtime's choice needs; the rest stays in the sidecar file.
 CHOICE_FACTS = (
@@ -52,7 +55,7 @@ def add_engine(
 
     An engine of the same target and file name is replaced. The new files get a folder of their
     own and the manifest is renamed into place after them, so a kill leaves the bundle as it was.
-    A zip is written anew.
+    A zip is written anew. The signature of a signed bundle no longer holds and goes.
 
     Args:
         bundle: folder or zip.
@@ -101,6 +104,9 @@ def add_engine(
             entries[cache] = _store(opened.folder, cache, Path(timing_cache), kind="timing-cache")
         manifest = _with(opened.manifest, entries, _replaced(opened.manifest, target, source.name))
         write_atomic(opened.folder / MANIFEST_NAME, manifest.to_bytes())
+        if (opened.folder / SIGNATURE_NAME).is_file():
+            (opened.folder / SIGNATURE_NAME).unlink()
+            _LOG.warning("The bundle has changed, its signature is gone: sign it again.")
         _remove_unnamed(opened.folder / ENGINES / target, opened.folder, manifest)
         if opened.source.is_file():
             with atomic_path(opened.source) as temporary:

@@ -12,10 +12,12 @@ from edgevision.errors import BundleError
 from edgevision.files import sha256_file
 
 MAX_MANIFEST = 16 << 20
+MAX_SIGNATURE = 1 << 20
 MAX_TOTAL = 16 << 30
 MAX_FILES = 10_000
 CHUNK = 1 << 20
 
+SIGNATURE_NAME = "model.sig"  # of the manifest, and so not named in it
 # Engines are added one by one on the device; a build that was killed may leave a file here.
 ENGINES = "engines"
 
@@ -86,7 +88,7 @@ def read_manifest_bytes(folder: Path) -> bytes:
 
 
 def folder_sizes(folder: Path, manifest: Manifest) -> dict[str, int]:
-    """Path → size of every file under ``folder`` beside the manifest.
+    """Path → size of every file under ``folder`` beside the manifest and its signature.
 
     Files under ``engines/`` that the manifest does not name are left out: they are never read.
 
@@ -99,9 +101,23 @@ def folder_sizes(folder: Path, manifest: Manifest) -> dict[str, int]:
     for count, (path, size) in enumerate(_walk(folder, "")):
         if count > MAX_FILES:
             raise BundleError(f"Bundle holds more than {MAX_FILES} files.")
-        if path != MANIFEST_NAME and (path in known or not path.startswith(f"{ENGINES}/")):
+        if path == SIGNATURE_NAME:
+            check_signature_size(size)
+        elif path != MANIFEST_NAME and (path in known or not path.startswith(f"{ENGINES}/")):
             sizes[path] = size
     return sizes
+
+
+def check_signature_size(size: int) -> None:
+    """Refuse a signature that cannot be one.
+
+    Raises:
+        BundleError: it is larger than any signature.
+    """
+    if size > MAX_SIGNATURE:
+        raise BundleError(
+            f"{SIGNATURE_NAME} expected: at most {MAX_SIGNATURE} bytes, found: {size}."
+        )
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:

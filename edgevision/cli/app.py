@@ -24,6 +24,7 @@ _COMMANDS = (
     "bench",
     "run",
     "verify",
+    "sign",
     "inspect",
     "targets",
     "doctor",

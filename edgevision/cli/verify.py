@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 _HELP = """Check that a bundle is whole and that this machine computes the same as its maker.
 
-Every hash first; then the golden images must give their stored tensors bit for bit, and every
-artifact that runs here its stored outputs within the stored bound. With --data the accuracy is
-measured again over the whole validation split (needs the train extra for some sources).
+Every hash first, then the signature, if you name who must have made it; then the golden images must
+give their stored tensors bit for bit, and every artifact that runs here its stored outputs within
+the stored bound. With --data the accuracy is measured again over the whole validation split (needs
+the train extra for some sources).
 
-Example:
+Examples:
 
   edgevision verify bundle/ --data fashion-mnist-mini
+
+  edgevision verify bundle/ --public-key release.pub
+
+  edgevision verify bundle/ --identity me@example.com --issuer https://accounts.google.com
 """
 
 
@@ -39,6 +44,17 @@ def _verify(
     data: Annotated[
         str | None, typer.Option(help="Measure the accuracy again, over this validation split.")
     ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file of the key that must have signed it.")
+    ] = None,
+    identity: Annotated[
+        str | None, typer.Option(help="Who must have signed it through Sigstore (network).")
+    ] = None,
+    issuer: Annotated[str | None, typer.Option(help="URL of who checked that identity.")] = None,
+    authority: Annotated[
+        list[Path] | None,
+        typer.Option(help="PEM file of a certificate that must stand above the signer's."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -46,10 +62,16 @@ def _verify(
     from edgevision.cli._progress import Phases
     from edgevision.pipeline.check import verify_bundle
 
+    signer = None
+    if any((public_key, identity, issuer, authority)):
+        from edgevision.bundle.signing import Signer
+
+        signer = Signer(public_key, identity, issuer, tuple(authority or ()))
     console = Console()
     with machine_of(device) as machine, Phases(Console(stderr=True)) as phases:
         result = verify_bundle(
             bundle,
+            signer=signer,
             data=data,
             threads=threads,
             machine=machine,
@@ -64,6 +86,8 @@ def _verify(
 
 def _show(console: Console, result: BundleCheck) -> None:
     console.print(f"{result.files} files, {result.size / 1e6:.2f} MB: every hash is right.")
+    if result.signer is not None:
+        console.print(f"Signed by {result.signer}.", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Runs here: {result.choice}", highlight=False, markup=False, soft_wrap=True)
     images = result.golden.preprocessed
     console.print(f"Preprocessing: {images} golden images equal bit for bit.", highlight=False)

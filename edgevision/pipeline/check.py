@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevision.bundle import AccuracyVerdict, Bundle, open_bundle
+from edgevision.bundle.signing import Signer, check_signature
 from edgevision.errors import AccuracyBudgetError, BundleError, DataError
 from edgevision.machine import Machine
 from edgevision.runtime import load
@@ -44,13 +45,19 @@ class MeasuredAccuracy:
 
 @dataclass(frozen=True)
 class BundleCheck:
-    """What ``verify_bundle`` found; ``files`` and ``size`` are those whose hashes were right."""
+    """What ``verify_bundle`` found.
+
+    Attributes:
+        files, size: those whose hashes were right.
+        signer: whose signature was checked, None where none was asked for.
+    """
 
     files: int
     size: int
     choice: str
     golden: GoldenResult
     accuracy: MeasuredAccuracy | None = None
+    signer: str | None = None
 
     def raise_for_result(self) -> None:
         """Do nothing if all is well.
@@ -76,6 +83,7 @@ class BundleCheck:
 def verify_bundle(
     path: str | Path,
     *,
+    signer: Signer | None = None,
     data: str | None = None,
     threads: int | None = None,
     machine: Machine | None = None,
@@ -85,16 +93,20 @@ def verify_bundle(
 
     Args:
         path: folder or zip.
+        signer: who must have signed it; checked after the hashes, before anything is opened.
         data: as ``compress`` takes it; its validation split is measured.
         threads: of the CPU.
         machine: that runs the artifacts, None for this one. Images are read and prepared here.
         progress: called with (images done, images) while measuring accuracy.
 
     Raises:
-        BundleError: damaged or tampered with, no golden vectors, or another preprocessing here.
+        BundleError: damaged or tampered with, not signed by ``signer``, no golden vectors, or
+            another preprocessing here.
         DataError: the data cannot be used, or has other labels.
     """
     with open_bundle(path) as bundle:
+        if signer is not None:
+            check_signature(bundle, signer)
         golden = check_golden(bundle, threads=threads, machine=machine)
         with load(bundle, threads=threads, machine=machine) as model:
             choice = str(model.choice)
@@ -102,7 +114,8 @@ def verify_bundle(
         if data is not None:
             accuracy = _accuracy(bundle, data, threads, machine, progress)
         sizes = [entry.size for entry in bundle.manifest.artifacts]
-    return BundleCheck(len(sizes), sum(sizes), choice, golden, accuracy)
+    told = str(signer) if signer is not None else None
+    return BundleCheck(len(sizes), sum(sizes), choice, golden, accuracy, told)
 
 
 def _accuracy(
