@@ -102,8 +102,6 @@ def load_checkpoint(folder: Path, *, trust_code: bool = False) -> tuple[nn.Modul
             the network or the labels; the card names code that may not run.
     """
     card = load_card(folder)
-    if Path(card.reference).is_dir():
-        raise ModelError(f"{folder / CARD}: 'reference' must name a network, not a folder.")
     preprocessing = card.as_preprocessing()
     if preprocessing.channels != card.in_channels:
         raise ModelError(
@@ -133,6 +131,7 @@ def _from_class(
         num_classes=len(card.labels),
         in_channels=card.in_channels,
         image_size=(preprocessing.height, preprocessing.width),
+        folders=False,
     )
     if card.structure is None:
         return module

@@ -18,7 +18,12 @@ _SEED = 20_240_101  # initial weights are the same in every process, so a run ca
 
 
 def create(
-    reference: str, *, num_classes: int, in_channels: int, image_size: tuple[int, int]
+    reference: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    folders: bool = True,
 ) -> nn.Module:
     """The network called ``reference``, in evaluation mode, on the CPU, float32.
 
@@ -28,6 +33,7 @@ def create(
         num_classes: width of the head.
         in_channels: 1 for gray, 3 for RGB.
         image_size: (height, width) of the input in pixels.
+        folders: whether it may be a folder; a checkpoint names its network whatever lies here.
 
     Returns:
         A network from (N, in_channels, height, width) to (N, num_classes) logits. Untrained
@@ -39,12 +45,16 @@ def create(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        module = _resolve(reference, num_classes, in_channels, image_size)
+        module = _resolve(reference, num_classes, in_channels, image_size, folders)
     return module.eval()
 
 
 def _resolve(
-    reference: str, num_classes: int, in_channels: int, image_size: tuple[int, int]
+    reference: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    folders: bool,
 ) -> nn.Module:
     if reference in FAMILIES:
         family = FAMILIES.get(reference)
@@ -64,7 +74,7 @@ def _resolve(
             reference, num_classes=num_classes, in_channels=in_channels, image_size=image_size
         )
     path = Path(reference)
-    if path.is_dir():
+    if folders and path.is_dir():
         return _from_checkpoint(path, num_classes, in_channels)
     if path.suffix.lower() in PICKLES:
         raise ModelError(

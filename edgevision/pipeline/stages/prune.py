@@ -250,4 +250,5 @@ def _unpruned(job: Job, reference: str) -> torch.nn.Module:
         num_classes=len(job.data.labels),
         in_channels=channels,
         image_size=(height, width),
+        folders=False,
     )

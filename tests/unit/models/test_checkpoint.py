@@ -57,6 +57,17 @@ def test_comes_back_bit_equal_with_its_card(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("reference", ["cifar-resnet8", "resnet18"])
+def test_a_folder_that_is_called_like_its_network_is_not_mistaken_for_it(
+    reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = create(reference, num_classes=3, in_channels=1, image_size=(28, 28))
+    save_checkpoint(Path(reference), module, CARD.model_copy(update={"reference": reference}))
+    loaded, _ = load_checkpoint(Path(reference))
+    assert type(loaded) is type(module)
+
+
 def test_a_checkpoint_is_a_model_reference(folder: Path) -> None:
     module = create(str(folder), num_classes=3, in_channels=1, image_size=(28, 28))
     assert torch.equal(module.state_dict()["conv.weight"], load_weights(folder)["conv.weight"])
@@ -145,7 +156,7 @@ def test_cards_that_do_not_fit_are_refused(
 
 def test_a_card_cut_short_or_leading_in_a_circle_is_refused(folder: Path) -> None:
     change_card(folder, reference=str(folder))
-    with pytest.raises(ModelError, match="must name a network, not a folder"):
+    with pytest.raises(ModelError, match="Unknown model"):
         load_checkpoint(folder)
     text = (folder / "model.json").read_text()
     (folder / "model.json").write_text(text[:40])
