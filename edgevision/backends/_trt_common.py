@@ -137,7 +137,7 @@ class TensorRTFamily(Backend):
     def _open_impl(self, artifact: Artifact, threads: int | None) -> Runner:
         """``threads`` has no meaning on a GPU."""
         core = artifact.meta.get("dla_core")
-        return TensorRTRunner(
+        return TensorRTRunner.open(
             import_module(self.module),
             self._plan(artifact),
             artifact.path.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,12 @@ from edgevision.errors import InputError, ModelError, UnavailableError
 from edgevision.types import TensorSpec
 
 if TYPE_CHECKING:
+    from typing import TypeAlias  # novermin
+
     import numpy.typing as npt
+
+    # Logger, runtime, engine: the first two outlive the third.
+    Owners: TypeAlias = tuple[Any, Any, Any]
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -50,7 +56,7 @@ def deserialize(
     *,
     dla_core: int | None = None,
     host_code: bool = False,
-) -> tuple[Any, Any, Any]:
+) -> Owners:
     """(logger, runtime, engine) out of ``plan``; keep all three while the engine is in use.
 
     A plan is native code: whoever calls this has checked its hash.
@@ -104,27 +110,14 @@ class TensorRTRunner(Runner):
     """One execution context with its own stream and buffers. Outputs belong to the caller.
 
     Buffers are allocated once for the largest shapes of the optimization profile. On an integrated
-    GPU (Jetson) both sides share them.
+    GPU (Jetson) both sides share them. Forks share the engine, and with it the weights.
     """
 
-    def __init__(
-        self,
-        trt: Any,
-        plan: bytes,
-        name: str,
-        cuda: Cuda | None = None,
-        *,
-        dla_core: int | None = None,
-        host_code: bool = False,
-    ) -> None:
-        self._cuda = cuda or Cuda()
-        self._log = Log()
-        self._name = name
+    def __init__(self, trt: Any, owners: Owners, name: str, log: Log, cuda: Cuda) -> None:
+        self._cuda, self._log, self._name = cuda, log, name
+        self._trt, self._owners = trt, owners
         with ExitStack() as undo:
-            self._owners = deserialize(
-                trt, plan, name, self._log, dla_core=dla_core, host_code=host_code
-            )
-            engine = self._owners[2]
+            engine = owners[2]
             self._context = engine.create_execution_context()
             if self._context is None:
                 raise InputError(f"'{name}': no execution context: {self._log.reason()}")
@@ -145,6 +138,22 @@ class TensorRTRunner(Runner):
         super().__init__(
             tuple(port.spec for port in self._inputs), tuple(port.spec for port in self._outputs)
         )
+
+    @classmethod
+    def open(
+        cls,
+        trt: Any,
+        plan: bytes,
+        name: str,
+        cuda: Cuda | None = None,
+        *,
+        dla_core: int | None = None,
+        host_code: bool = False,
+    ) -> TensorRTRunner:
+        """The runner of ``plan``; takes and raises what ``deserialize`` does."""
+        log = Log()
+        owners = deserialize(trt, plan, name, log, dla_core=dla_core, host_code=host_code)
+        return cls(trt, owners, name, log, cuda or Cuda())
 
     def _input(self, engine: Any, name: str, undo: ExitStack) -> _Port:
         shape = tuple(engine.get_tensor_shape(name))
@@ -192,6 +201,9 @@ class TensorRTRunner(Runner):
         return _Port(spec, dtype, smallest, largest, buffer)
 
     def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        return self._start_impl(inputs)()
+
+    def _start_impl(self, inputs: Arrays) -> Callable[[], dict[str, npt.NDArray[Any]]]:
         for port in self._inputs:
             array = inputs[port.spec.name]
             self._set_shape(port, array.shape)
@@ -204,8 +216,15 @@ class TensorRTRunner(Runner):
             shape = tuple(self._context.get_tensor_shape(port.spec.name))
             views[port.spec.name] = view = port.buffer.view(shape, port.dtype)
             port.buffer.download(view.nbytes, self._stream)
-        self._cuda.synchronize(self._stream)
-        return {name: view.copy() for name, view in views.items()}
+
+        def wait() -> dict[str, npt.NDArray[Any]]:
+            self._cuda.synchronize(self._stream)
+            return {name: view.copy() for name, view in views.items()}
+
+        return wait
+
+    def _fork_impl(self) -> Runner:
+        return TensorRTRunner(self._trt, self._owners, self._name, self._log, self._cuda)
 
     def _set_shape(self, port: _Port, shape: tuple[int, ...]) -> None:
         name = port.spec.name

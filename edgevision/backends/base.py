@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -143,8 +145,43 @@ def check_batch(specs: tuple[TensorSpec, ...], batch: ShapeRange) -> None:
             )
 
 
+class Pending:
+    """An inference under way.
+
+    Args:
+        wait: returns its outputs, or raises what went wrong.
+    """
+
+    def __init__(self, wait: Callable[[], dict[str, npt.NDArray[Any]]]) -> None:
+        self._wait: Callable[[], dict[str, npt.NDArray[Any]]] | None = wait
+        self._outputs: dict[str, npt.NDArray[Any]] | None = None
+        self._error: Exception | None = None
+
+    def result(self) -> dict[str, npt.NDArray[Any]]:
+        """Wait for the outputs; a second call gives the same ones, or the same error.
+
+        Raises:
+            InputError: the inference failed.
+        """
+        if self._wait is not None:
+            try:
+                self._outputs = self._wait()
+            except Exception as error:  # noqa: BLE001 - kept for whoever asks again
+                self._error = error
+            self._wait = None
+        if self._error is not None:
+            raise self._error
+        assert self._outputs is not None
+        return self._outputs
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether nobody has asked for the result yet."""
+        return self._wait is not None
+
+
 class Runner(ABC):
-    """An opened artifact. A context manager; not safe for use by several threads at once.
+    """An opened artifact. A context manager; for one thread at a time, ``fork`` gives another.
 
     ``outputs_reused`` says whether the arrays from ``infer`` are overwritten by the next call
     (True) or belong to the caller (False).
@@ -159,6 +196,8 @@ class Runner(ABC):
         self.output_specs = output_specs
         self._names = frozenset(spec.name for spec in input_specs)
         self._fits: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}  # last one that passed
+        self._pending: Pending | None = None
+        self._worker: ThreadPoolExecutor | None = None
         self._closed = False
 
     def infer(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -173,10 +212,41 @@ class Runner(ABC):
 
         Raises:
             InputError: a name, shape or dtype does not fit; says expected and actual.
-            UsageError: the runner was closed.
+            UsageError: the runner was closed, or an ``infer_async`` is not over.
+        """
+        self._check(inputs)
+        return self._infer_impl(inputs)
+
+    def infer_async(self, inputs: Arrays) -> Pending:
+        """Start to run once and come back; the caller prepares the next image meanwhile.
+
+        One at a time: before the next call, ask for the result. Leave ``inputs`` alone until then.
+        Takes and raises what ``infer`` does.
+        """
+        self._check(inputs)
+        self._pending = Pending(self._start_impl(inputs))
+        return self._pending
+
+    def fork(self) -> Runner:
+        """Another runner on what this one has loaded, for another thread; closed on its own.
+
+        Weights are shared where the SDK can. What a runner needs to run, such as buffers, each has
+        for itself.
+
+        Raises:
+            UsageError: this runner was closed, or it is one that cannot be shared.
         """
         if self._closed:
+            raise UsageError("This runner was closed; open it again.")
+        return self._fork_impl()
+
+    def _check(self, inputs: Arrays) -> None:
+        if self._closed:
             raise UsageError("This runner was closed; open it again to infer.")
+        if self._pending is not None and self._pending.is_awaited:
+            raise UsageError(
+                "An inference is under way: ask for its result first, or use a fork of the runner."
+            )
         if inputs.keys() != self._names:
             raise InputError(f"Inputs expected: {sorted(self._names)}, given: {sorted(inputs)}.")
         for spec in self.input_specs:
@@ -189,13 +259,18 @@ class Runner(ABC):
                     text = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
                     raise InputError(f"Input expected: {spec}, given: {text}.")
                 self._fits[spec.name] = given
-        return self._infer_impl(inputs)
 
     def close(self) -> None:
-        """Free everything; a second call does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._close_impl()
+        """Wait for what is under way and free everything; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pending is not None:
+            with suppress(Exception):  # told to whoever asks for the result
+                self._pending.result()
+        if self._worker is not None:
+            self._worker.shutdown()
+        self._close_impl()
 
     def __enter__(self) -> Runner:
         return self
@@ -207,6 +282,15 @@ class Runner(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _start_impl(self, inputs: Arrays) -> Callable[[], dict[str, npt.NDArray[Any]]]:
+        """Begin, for SDKs that only wait; returns what waits for the outputs."""
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="edgevision-infer")
+        return self._worker.submit(self._infer_impl, inputs).result
+
+    def _fork_impl(self) -> Runner:
+        raise UsageError("This runner cannot be shared: open the artifact once for each thread.")
 
     @abstractmethod
     def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]: ...

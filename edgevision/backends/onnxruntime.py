@@ -68,7 +68,7 @@ class OnnxRuntimeBackend(Backend):
         return Artifact(self.name, output, meta)
 
     def _open_impl(self, artifact: Artifact, threads: int | None) -> Runner:
-        return OnnxRuntimeRunner(artifact.path, threads)
+        return OnnxRuntimeRunner(_session(artifact.path, threads), artifact.path)
 
     def _layer_report_impl(self, artifact: Artifact) -> tuple[LayerInfo, ...]:
         """Read from ONNX Runtime's own profile of a few runs on zeros with one image.
@@ -97,13 +97,12 @@ class OnnxRuntimeBackend(Backend):
 
 
 class OnnxRuntimeRunner(Runner):
-    """A session on one file. Outputs belong to the caller."""
+    """A session on the file ``path``. Outputs belong to the caller; forks share the session."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
-        session = _session(path, threads)
+    def __init__(self, session: Any, path: Path) -> None:
         super().__init__(_specs(session.get_inputs(), path), _specs(session.get_outputs(), path))
         self._output_names = [spec.name for spec in self.output_specs]
-        self._session: Any = session
+        self._session, self._path = session, path
         self._errors = _sdk_errors()
 
     def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -112,6 +111,9 @@ class OnnxRuntimeRunner(Runner):
         except self._errors as error:
             raise InputError(f"ONNX Runtime cannot run these inputs: {_reason(error)}") from error
         return {name: values[index] for index, name in enumerate(self._output_names)}
+
+    def _fork_impl(self) -> Runner:
+        return OnnxRuntimeRunner(self._session, self._path)
 
     def _close_impl(self) -> None:
         self._session = None

@@ -97,7 +97,7 @@ class OpenVINOBackend(Backend):
         return Artifact(self.name, output, meta)
 
     def _open_impl(self, artifact: Artifact, threads: int | None) -> Runner:
-        return OpenVINORunner(artifact.path, threads)
+        return OpenVINORunner(_Network(read_onnx(artifact.path), threads))
 
     def _layer_report_impl(self, artifact: Artifact) -> tuple[LayerInfo, ...]:
         return self.time_layers(artifact.path)
@@ -165,11 +165,11 @@ class OpenVINOBackend(Backend):
 class OpenVINORunner(Runner):
     """A compiled network for each of the first few input shapes. Outputs belong to the caller.
 
-    The smallest batch is compiled when it is opened, every other shape when it first comes.
+    The smallest batch is compiled when it is opened, every other shape when it first comes. A fork
+    compiles for itself: requests of one compiled network wait for each other.
     """
 
-    def __init__(self, path: Path, threads: int | None) -> None:
-        network = _Network(read_onnx(path), threads)
+    def __init__(self, network: _Network) -> None:
         super().__init__(network.inputs, network.outputs)
         self._network: _Network | None = network
         self._places = network.places
@@ -198,6 +198,10 @@ class OpenVINORunner(Runner):
         request = self._network.compiled(shapes).create_infer_request()
         self._requests[shapes] = request
         return request
+
+    def _fork_impl(self) -> Runner:
+        assert self._network is not None
+        return OpenVINORunner(self._network)
 
     def _close_impl(self) -> None:
         self._requests.clear()

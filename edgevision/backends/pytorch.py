@@ -118,7 +118,7 @@ class TorchRunner(Runner):
                 for name, array in zip(output_names, outputs, strict=True)
             ),
         )
-        self._threads_before = torch.get_num_threads()
+        self._threads_before = torch.get_num_threads() if threads is not None else None
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -136,8 +136,12 @@ class TorchRunner(Runner):
     def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         return dict(zip(self._output_names, self._run(inputs[self._input]), strict=True))
 
+    def _fork_impl(self) -> Runner:
+        return TorchRunner(self._module, self.input_specs[0], self._output_names)
+
     def _close_impl(self) -> None:
-        self._torch.set_num_threads(self._threads_before)
+        if self._threads_before is not None:
+            self._torch.set_num_threads(self._threads_before)
         self._module = None
 
 

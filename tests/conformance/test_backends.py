@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,55 @@ def test_outputs_belong_to_whom_it_says(runner: Runner) -> None:
         if not runner.outputs_reused:
             np.testing.assert_array_equal(array, kept[name])
             array += 1  # may be written to
+
+
+def test_one_inference_is_under_way_at_a_time(runner: Runner) -> None:
+    inputs, others = batch_for(runner, 2, seed=1), batch_for(runner, 2, seed=2)
+    expected = {name: array.copy() for name, array in runner.infer(inputs).items()}
+    pending = runner.infer_async(inputs)
+    for start in (runner.infer, runner.infer_async):
+        with pytest.raises(UsageError, match="under way"):
+            start(others)
+    outputs = pending.result()
+    assert pending.result() is outputs
+    for name, array in expected.items():
+        np.testing.assert_array_equal(outputs[name], array)
+    with pytest.raises(InputError, match="expected"):
+        runner.infer_async({})
+    runner.infer(others)
+    runner.infer_async(inputs)
+    runner.close()  # waits
+    with pytest.raises(UsageError, match="closed"):
+        runner.infer_async(inputs)
+
+
+def test_forks_run_in_threads_of_their_own_and_outlive_the_first(
+    backend: Backend, artifact: Artifact
+) -> None:
+    if not backend.can_run().ok:
+        pytest.skip(f"{backend.name} does not run here: {backend.can_run().reason}")
+    first = backend.open(artifact, threads=1)
+    if backend.name == "toy":
+        with pytest.raises(UsageError, match="cannot be shared"):
+            first.fork()
+        return
+    forks = [first.fork(), first.fork()]
+    batches = [batch_for(first, count, seed=count) for count in (1, 3)]
+    expected = [first.infer(batch) for batch in batches]
+    first.close()
+    with pytest.raises(UsageError, match="closed"):
+        first.fork()
+
+    def run(index: int) -> list[dict[str, Any]]:
+        return [dict(forks[index].infer(batches[index])) for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for index, found in enumerate(pool.map(run, range(2))):
+            for outputs in found:
+                for name, array in outputs.items():
+                    np.testing.assert_array_equal(array, expected[index][name])
+    for fork in forks:
+        fork.close()
 
 
 def test_inputs_are_left_alone_whatever_their_layout(runner: Runner) -> None:

@@ -121,7 +121,7 @@ def run_all(version: str, net: OnnxFile, cache: Path) -> set[str]:
     script.phases = []
     owners = deserialize(trt, plan(), "a", Log(), dla_core=0, host_code=True)
     assert report(trt, owners[2]) == script.inspector
-    with TensorRTRunner(trt, plan(), "a", HostCuda()) as runner:  # type: ignore[arg-type]
+    with TensorRTRunner.open(trt, plan(), "a", HostCuda()) as runner:  # type: ignore[arg-type]
         batch = images(2)
         assert (runner.infer({"images": batch})["logits"] == batch * 2).all()
     script.parser_errors = [("no", 3), ("no", 99)]

@@ -16,7 +16,7 @@ from tests.unit.backends.vendor import SINCE_10, VERSIONS, HostCuda, Script, pla
 def opened(
     version: str = "10.3", script: Script | None = None, cuda: HostCuda | None = None
 ) -> TensorRTRunner:
-    return TensorRTRunner(
+    return TensorRTRunner.open(
         vendor(version, script or Script()), plan(), "net.engine", cuda or HostCuda()
     )
 
@@ -79,7 +79,27 @@ def test_an_output_of_unknown_size_is_refused_and_everything_freed() -> None:
     trt.IExecutionContext.get_tensor_shape = lambda self, name: (-1, 3)
     trt.ICudaEngine.get_tensor_profile_shape = lambda self, name, at: [(1, 3, 16, 16)] * 3
     with pytest.raises(ModelError, match="depends on the data"):
-        TensorRTRunner(trt, plan(), "net.engine", cuda)
+        TensorRTRunner.open(trt, plan(), "net.engine", cuda)
+    assert not cuda.held
+    assert cuda.streams == 0
+
+
+def test_forks_share_the_engine_and_nothing_else() -> None:
+    script, cuda = Script(), HostCuda()
+    first = opened(script=script, cuda=cuda)
+    held = len(cuda.held)
+    fork = first.fork()
+    assert script.calls.count("Runtime.deserialize_cuda_engine") == 1
+    assert (len(cuda.held), cuda.streams) == (2 * held, 2)
+    under_way = first.infer_async({"images": images(2, seed=1)})
+    np.testing.assert_array_equal(
+        fork.infer({"images": images(2, seed=2)})["logits"], images(2, seed=2) * 2
+    )
+    np.testing.assert_array_equal(under_way.result()["logits"], images(2, seed=1) * 2)
+    first.close()
+    batch = images(3)
+    np.testing.assert_array_equal(fork.infer({"images": batch})["logits"], batch * 2)
+    fork.close()
     assert not cuda.held
     assert cuda.streams == 0
 
