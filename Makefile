@@ -25,7 +25,7 @@ test: $(READY)  ## lint, types and every test that is not slow
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=20 --durations-min=5
 
 test-all: $(READY)  ## the slow tests too: clean installs, kills, long runs
 	$(BIN)/python -m pytest -m 'slow or not slow'

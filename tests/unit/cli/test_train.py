@@ -16,10 +16,14 @@ def train(*arguments: object) -> int:
     return run_command(["train", *map(str, arguments)])
 
 
+def options_for(data: Path) -> tuple[object, ...]:
+    return ("--data", data, "--epochs", 1, "--batch-size", 40, "--precision", "fp32")
+
+
 def test_writes_a_checkpoint_that_can_be_trained_on(
     tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--data", image_folder, "--epochs", 1, "--batch-size", 40, "--precision", "fp32")
+    options = (*options_for(image_folder), "--image-size", 28)
     assert train("plain-cnn", "--out", tmp_path / "net", *options) == 0
     told = capsys.readouterr().out
     assert "epoch 1/1, loss" in told
@@ -44,7 +48,7 @@ def test_a_checkpoint_is_trained_on_with_its_own_input(tmp_path: Path, image_fol
     )
     module = create("plain-cnn", num_classes=3, in_channels=3, image_size=(40, 36))
     save_checkpoint(tmp_path / "net", module, card)
-    options = ("--data", image_folder, "--epochs", 1, "--batch-size", 40, "--precision", "fp32")
+    options = options_for(image_folder)
     assert train(tmp_path / "net", "--out", tmp_path / "a", *options) == 0
     assert load_checkpoint(tmp_path / "a")[1].as_preprocessing() == own
     assert train(tmp_path / "net", "--out", tmp_path / "b", "--image-size", 32, *options) == 0
@@ -55,7 +59,7 @@ def test_a_checkpoint_is_trained_on_with_its_own_input(tmp_path: Path, image_fol
 def test_a_teacher_is_learned_from(
     tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--data", image_folder, "--epochs", 1, "--batch-size", 40, "--precision", "fp32")
+    options = (*options_for(image_folder), "--image-size", 28)
     assert train("plain-cnn", "--out", tmp_path / "big", *options) == 0
     assert train("cifar-resnet8", "--out", tmp_path / "alone", *options) == 0
     taught = ("--teacher", tmp_path / "big")
@@ -65,7 +69,7 @@ def test_a_teacher_is_learned_from(
     assert any(not a.equal(b) for a, b in pairs)
     assert load_checkpoint(tmp_path / "taught")[1].lineage["teacher"] == str(tmp_path / "big")
     capsys.readouterr()
-    code = train("plain-cnn", "--out", tmp_path / "x", *taught, "--image-size", 48, *options)
+    code = train("plain-cnn", "--out", tmp_path / "x", *taught, *options, "--image-size", 48)
     assert code == 3
     told = capsys.readouterr().err.replace("\n", " ")
     assert "takes another input" in told

@@ -67,7 +67,7 @@ def kinds(model: onnx.ModelProto) -> Counter[tuple[str, int]]:
         lambda: CifarResNet(14, 5, 3),
         lambda: Net(3, (("residual", 0), ("excite", 0), ("residual", 0), ("conv", 24))),
         lambda: clipped(3),
-        inverted,
+        pytest.param(inverted, marks=pytest.mark.slow),
         transformer,
     ],
 )

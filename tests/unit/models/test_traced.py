@@ -66,7 +66,13 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenetv3_small_050", "vit_tiny_patch16_224", "repvgg_a0", "levit_128s"]
+    "name",
+    [
+        "mobilenetv3_small_050",
+        "vit_tiny_patch16_224",
+        "repvgg_a0",
+        pytest.param("levit_128s", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:The tensor attributes")
 def test_the_same_bits_for_any_batch(name: str) -> None:
