@@ -66,7 +66,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _unpack_members(stream: IO[bytes], folder: Path, archive: str) -> None:
+def _unpack_members(stream: gzip.GzipFile, folder: Path, archive: str) -> None:
     written: set[str] = set()
     while True:
         block = _exactly(stream, _BLOCK)
@@ -99,14 +99,14 @@ def _unpack_members(stream: IO[bytes], folder: Path, archive: str) -> None:
         raise InputError(f"'{archive}' goes on after its end.", hint=_AGAIN)
 
 
-def _exactly(stream: IO[bytes], size: int) -> bytes:
+def _exactly(stream: gzip.GzipFile, size: int) -> bytes:
     data = stream.read(size)
     if len(data) != size:
         raise EOFError("it is cut short")
     return data
 
 
-def _copy(stream: IO[bytes], file: IO[bytes], size: int) -> None:
+def _copy(stream: gzip.GzipFile, file: IO[bytes], size: int) -> None:
     while size:
         size -= file.write(_exactly(stream, min(size, _CHUNK)))
 

@@ -57,7 +57,8 @@ def trtexec_options(
     ):
         if wanted:
             build.append(option)
-    measure = []
+    # Without it trtexec refuses to load what brings code for the CPU along.
+    measure = ["--versionCompatible"] if options.version_compatible else []
     if shapes:
         for end in ("min", "opt", "max"):
             build.append(f"--{end}Shapes={_spec(shapes, end)}")

@@ -91,7 +91,7 @@ def write_kit(source: str | Path, target: str, folder: str | Path, **choices: An
             if choices.get("float_precision") is not None:
                 raise UsageError(AS_PROVEN)
             origin, graphs = _from_bundle(path, work, device)
-        file = read_onnx(work / graphs.flagged)
+        file = replace(read_onnx(work / graphs.flagged), path=Path(origin.path))
         if device.jetpack is not None:
             check_opset(file, device.jetpack.tensorrt, is_rtx=False)
         told = trtexec_options(file, _shapes(file, options), options)
