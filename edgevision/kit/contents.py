@@ -6,10 +6,11 @@ import json
 import re
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgevision.errors import InputError
 from edgevision.targets import Target
+from edgevision.types import Precision
 
 SCHEMA_VERSION: Final = 1
 KIT = "kit.json"
@@ -65,6 +66,30 @@ class Graphs(BaseModel):
     flagged: str
 
 
+class Sizes(BaseModel):
+    """Batch sizes, or with ``shapes`` all axes, of an optimization profile."""
+
+    model_config = _STRICT
+
+    min: int | tuple[int, ...]
+    opt: int | tuple[int, ...]
+    max: int | tuple[int, ...]
+
+
+class Asked(BaseModel):
+    """What the engine is asked for, as ``asked_facts`` has it; only what was set is told."""
+
+    model_config = _STRICT
+
+    batch: Sizes
+    workspace_mb: int | None
+    shapes: dict[str, Sizes] = {}
+    builder_level: int | None = None
+    dla_core: int | None = None
+    version_compatible: bool = False
+    hardware_compatibility: str | None = None
+
+
 class KitOptions(BaseModel):
     """Options for trtexec.
 
@@ -90,7 +115,7 @@ class Kit(BaseModel):
         float_precision: wanted of what is not INT8.
         source: what the kit was made of.
         graphs: names in ``files``.
-        asked: what the engine is asked for, as its sidecar tells it.
+        asked: what the engine is asked for.
         trtexec: the same for trtexec.
         warm_up_ms, seconds: of the measurement.
         files: of the kit beside ``kit.json`` and ``SHA256SUMS``.
@@ -98,13 +123,13 @@ class Kit(BaseModel):
 
     model_config = _STRICT
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1]
     edgevision: str
     target: Target
-    float_precision: str
+    float_precision: Precision
     source: KitSource
     graphs: Graphs
-    asked: dict[str, JsonValue]
+    asked: Asked
     trtexec: KitOptions
     warm_up_ms: int = Field(ge=0)
     seconds: int = Field(ge=1)

@@ -24,7 +24,7 @@ from edgevision.kit.times import Times, read_times
 from edgevision.kit.trtexec import FLAGS
 from edgevision.pipeline.engine import sidecar_of
 from edgevision.pipeline.survey import is_of_model
-from edgevision.types import LayerInfo, Precision
+from edgevision.types import LayerInfo
 
 _FACT = re.compile(r"([a-z_0-9]{1,40}) (\S.*)")
 _VERSION = re.compile(r"TensorRT version: (\d{1,3}(?:\.\d{1,3}){1,3})\s*$", re.M)
@@ -89,20 +89,21 @@ def describe(folder: Path, kit: Kit, file: OnnxFile | None) -> Described:
     notices = _check_board(kit, jetson)
     layers = _layers(_text(folder, contents.LAYERS), file)
     times = read_times(parse_json(_bytes(folder, contents.TIMES), contents.TIMES), kit.warm_up_ms)
+    asked = kit.asked.model_dump(mode="json", exclude_unset=True)
     meta = {
         "backend": kit.target.backend,
         "version": version,
         "compute_capabilities": _capabilities(log, kit),
         "flags": flags,
-        **kit.asked,
-        **({"dla_fallback": _ON_GPU.findall(log)} if "dla_core" in kit.asked else {}),
+        **asked,
+        **({"dla_fallback": _ON_GPU.findall(log)} if "dla_core" in asked else {}),
         "build_seconds": float(_number(facts, "build_seconds")),
         "onnx_sha256": kit.source.sha256,
         "sha256": sha256_file(engine),
     }
     artifact = Artifact(kit.target.backend, engine, meta, layers)
     packages = dict(_PACKAGE.findall(_text(folder, contents.PACKAGES)))
-    sidecar = sidecar_of(kit.target, packages, artifact, Precision(kit.float_precision))
+    sidecar = sidecar_of(kit.target, packages, artifact, kit.float_precision)
     if graph != kit.graphs.flagged:
         sidecar["converted"] = "fp16"
     sidecar["device"] = _device(folder, jetson, log)

@@ -7,7 +7,6 @@ Definitions: NVIDIA's documentation of trtexec, "Benchmarking Network".
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -21,6 +20,7 @@ METRICS = {
     "endToEndMs": "end-to-end host latency",
     "enqMs": "enqueue time",
 }
+_LONGEST_MS = 1e12
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def _query(entry: Any) -> dict[str, float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LONGEST_MS
+    )
 
 
 def _metric(values: list[float]) -> Metric:

@@ -27,8 +27,10 @@ from edgevision.kit.contents import (
     OPTIONS,
     README,
     RESULT,
+    SCHEMA_VERSION,
     SCRIPT,
     SUMS,
+    Asked,
     Graphs,
     Kit,
     KitFile,
@@ -99,18 +101,19 @@ def write_kit(source: str | Path, target: str, folder: str | Path, **choices: An
         (work / SCRIPT).write_bytes(_data(SCRIPT))
         (work / README).write_text(_readme(device, origin), encoding="utf-8")
         kit = Kit(
+            schema_version=SCHEMA_VERSION,
             edgevision=edgevision.__version__,
             target=device,
-            float_precision=(options.float_precision or device.float_precision).value,
+            float_precision=options.float_precision or device.float_precision,
             source=origin,
             graphs=graphs,
-            asked=asked_facts(file, options),
+            asked=Asked(**asked_facts(file, options)),
             trtexec=told,
             warm_up_ms=WARM_UP_MS,
             seconds=SECONDS,
             files={name: KitFile(**facts) for name, facts in files_of(work).items()},
         )
-        write_json(work / KIT, kit.model_dump(mode="json"))
+        write_json(work / KIT, kit.model_dump(mode="json", exclude_unset=True))
         sums = "".join(f"{facts['sha256']}  {name}\n" for name, facts in files_of(work).items())
         (work / SUMS).write_text(sums, encoding="ascii")
         publish_folder(work, place)

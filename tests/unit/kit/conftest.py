@@ -1,4 +1,4 @@
-"""A board to run kits on: the files of a Jetson, and stand-ins for the tools that JetPack brings."""
+"""A board for kits: the files of a Jetson, and stand-ins for the tools that JetPack brings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from edgevision.backends.base import ShapeRange
+from edgevision.bundle import BundleWriter, Lineage
+from edgevision.kit import write_kit
+from edgevision.preprocessing import Preprocessing
+from edgevision.types import TensorSpec
+from tests.conformance.graphs import float_net, quantized_net
 from tests.unit.devices.jetson_trees import ORIN_NANO_6, write_tree
 
 FAKE = Path(__file__).with_name("fake_trtexec.py")
@@ -29,6 +35,7 @@ class Board:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
         self.root = write_tree(self.folder / "root", ORIN_NANO_6)
         self.tools = self.folder / "tools"
         self.tools.mkdir()
@@ -90,3 +97,51 @@ def make_board(tmp_path: Path) -> Callable[..., Board]:
 @pytest.fixture
 def board(make_board: Callable[..., Board]) -> Board:
     return make_board()
+
+
+def bundle_of(folder: Path) -> Path:
+    """A bundle with an INT8 graph for TensorRT."""
+    place = folder / "bundle"
+    with BundleWriter(
+        place,
+        task="classification",
+        labels=[str(number) for number in range(10)],
+        target="jetson-orin-nano",
+        inputs=[TensorSpec("images", ("batch", 3, 16, 16))],
+        outputs=[TensorSpec("logits", ("batch", 10))],
+        preprocessing=Preprocessing(height=16, width=16),
+    ) as writer:
+        writer.add_file(
+            float_net(folder / "float.onnx"), "model.fp32.onnx", kind="onnx", role="baseline",
+            backend="onnxruntime", precision="fp32",
+        )  # fmt: skip
+        writer.add_file(
+            quantized_net(folder / "int8.onnx"), "model.int8.tensorrt.onnx", kind="onnx",
+            role="shipped", backend="onnxruntime", precision="int8", scheme="tensorrt",
+        )  # fmt: skip
+        writer.finish(lineage=Lineage(model="net"))
+    return place
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A bundle, its kit, and the kit's result."""
+
+    bundle: Path
+    kit: Path
+
+    @property
+    def archive(self) -> Path:
+        return self.kit / "result.tar.gz"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Made once; copy what you change."""
+    folder = tmp_path_factory.mktemp("finished")
+    bundle, kit = bundle_of(folder), folder / "kit"
+    write_kit(bundle, "jetson-orin-nano@6.2", kit, batch=ShapeRange(2, 4, 8))
+    board = Board(folder / "board")
+    done = board.run(kit)
+    assert done.returncode == 0, done.stderr
+    return Finished(bundle, kit)

@@ -1,8 +1,8 @@
 """Stands in for trtexec: the options that each version documents, and exports of its form.
 
 Called as ``python fake_trtexec.py VERSION OPTION…``. An option that the version does not document,
-or a value of another form, ends it as trtexec ends: with ``Unknown option`` and code 1. Options: the
-help texts of 8.5 (JetPack 5.1), 8.6 (6.0) and 10 (6.1 and later); of 11 the migration guide.
+or a value of another form, ends it as trtexec ends: ``Unknown option`` and code 1. Options are of
+the help texts of 8.5 (JetPack 5.1), 8.6 (6.0) and 10 (6.1 and later), and 11's migration guide.
 Forms of the exports: NVIDIA's ``sampleReporting.cpp``.
 """
 
@@ -54,13 +54,18 @@ PROSE = {
 }
 
 
+def write(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def say(text, level="I"):
-    print(f"[11/22/2026-12:00:00] [{level}] {text}", flush=True)
+    write(f"[11/22/2026-12:00:00] [{level}] {text}")
 
 
 def fail(text):
     say(text, "E")
-    print("&&&& FAILED TensorRT.trtexec")
+    write("&&&& FAILED TensorRT.trtexec")
     sys.exit(1)
 
 
@@ -83,7 +88,7 @@ def parse(version, arguments):
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name not in options or not re.fullmatch(options[name], equals + value):
-            print(help_text(options))
+            write(help_text(options))
             fail(f"Unknown option: {argument}")
         if name in given:
             fail(f"Given twice: {name}")
@@ -168,9 +173,9 @@ def measure(version, given):
 
 
 def main(version, *arguments):
-    print(f"&&&& RUNNING TensorRT.trtexec [TensorRT {version}] # trtexec {' '.join(arguments)}")
+    write(f"&&&& RUNNING TensorRT.trtexec [TensorRT {version}] # trtexec {' '.join(arguments)}")
     if arguments == ("--help",):
-        print(help_text(VERSIONS[version]))
+        write(help_text(VERSIONS[version]))
         return
     with Path(os.environ["FAKE_CALLS"]).open("a") as calls:
         calls.write(json.dumps(arguments) + "\n")
@@ -183,7 +188,7 @@ def main(version, *arguments):
         build(version, given)
     if not {"--skipInference", "--buildOnly"} & given.keys():
         measure(version, given)
-    print("&&&& PASSED TensorRT.trtexec")
+    write("&&&& PASSED TensorRT.trtexec")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``build.sh`` run for real, with a stand-in for trtexec that knows each version's options alone."""
+"""``build.sh`` run for real, with a trtexec that knows the options of its version alone."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_an_option_that_this_trtexec_lacks_is_told_before_building(
     done = board.run(tmp_path / "kit")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "build.sh: this trtexec has no --builderOptimizationLevel, which the engine asked for needs: "
-        "make the kit without"
+        "build.sh: this trtexec has no --builderOptimizationLevel, which the engine asked for "
+        "needs: make the kit without"
     ]
     assert board.calls == []
 
