@@ -131,8 +131,8 @@ class Kit(BaseModel):
     graphs: Graphs
     asked: Asked
     trtexec: KitOptions
-    warm_up_ms: int = Field(ge=0)
-    seconds: int = Field(ge=1)
+    warm_up_ms: int = Field(ge=0, le=600_000)
+    seconds: int = Field(ge=1, le=3600)
     files: dict[str, KitFile]
 
 
