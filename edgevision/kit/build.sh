@@ -204,6 +204,8 @@ keep "$root"/sys/devices/system/cpu/cpufreq/policy*/affected_cpus \
     "$root"/sys/class/thermal/thermal_zone*/type "$root"/sys/class/thermal/thermal_zone*/temp \
     "$root"/sys/class/thermal/cooling_device*/type \
     "$root"/sys/class/thermal/cooling_device*/cur_state
+mkdir -p "$out/device/var/lib/dpkg" || die "the disk is full"
+dpkg-query -s nvidia-l4t-core >"$out/device/var/lib/dpkg/status" 2>/dev/null
 packages >"$out/packages.txt"
 power_mode >"$out/nvpmodel.txt"
 jetson_clocks --show >"$out/jetson_clocks.txt" 2>&1

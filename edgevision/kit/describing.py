@@ -198,7 +198,8 @@ def _device(folder: Path, jetson: Jetson | None, log: str) -> dict[str, Any]:
 
 
 def _facts(text: str) -> dict[str, str]:
-    return dict(found.groups() for line in text.splitlines() if (found := _FACT.fullmatch(line)))
+    lines = (_FACT.fullmatch(line) for line in text.splitlines())
+    return {found[1]: found[2] for found in lines if found}
 
 
 def _number(facts: dict[str, str], name: str) -> int:
