@@ -26,7 +26,7 @@ Examples:
 
   edgevision build-engine bundle/ --target jetson-orin-nano --device ssh://me@nano
 
-  edgevision build-engine bundle/ --target jetson-orin-nano --kit kit/   (for a board out of reach)
+  edgevision build-engine bundle/ --target jetson-orin-nano --kit kit/
 
   edgevision build-engine model.onnx --target gpu --min-shapes images:1x3x320x320 \\
     --opt-shapes images:1x3x640x640 --max-shapes images:4x3x640x640

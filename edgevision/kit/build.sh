@@ -30,7 +30,7 @@ for file in SHA256SUMS kit.json options.txt; do
 done
 wrong=$(sha256sum -c SHA256SUMS 2>/dev/null | grep -v ': OK$' | head -n 1)
 [ -z "$wrong" ] || die "the kit is damaged ($wrong): copy it again"
-grep -q ' build\.sh$' SHA256SUMS || die "SHA256SUMS is cut short: copy the kit again"
+grep -q ' options\.txt$' SHA256SUMS || die "SHA256SUMS is cut short: copy the kit again"
 
 trtexec=${TRTEXEC:-}
 if [ -z "$trtexec" ]; then
@@ -47,6 +47,7 @@ flock -n 9 || die "the engine is being built here already, or trtexec of a kille
 # --- What this trtexec takes ----------------------------------------------------------------------
 
 "$trtexec" --help >work/help.txt 2>&1
+[ -s work/help.txt ] || die "'$trtexec' says nothing to --help, or the disk is full"
 known() { grep -q -E -e "^ *$1([ =,]|\$)" work/help.txt; }
 known --onnx || die "'$trtexec' cannot be used: $(head -n 1 work/help.txt)"
 need() {
@@ -111,7 +112,7 @@ run() {
     code=$?
     child=
     [ "$code" -eq 0 ] && return
-    grep -F '[E]' "$log" | tail -n 5 >&2
+    { grep -F '[E]' "$log" || cat "$log"; } | tail -n 5 >&2
     [ "$code" -ne 137 ] || say "It was killed: most likely the memory was used up." >&2
     die "trtexec failed (exit code $code); all that it said is in $log"
 }

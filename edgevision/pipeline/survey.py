@@ -267,7 +267,7 @@ def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
             return Availability(
                 False,
                 f"JetPack {target.jetpack.version} has Python {target.jetpack.python}, EdgeVision "
-                "needs 3.10: build over --device, or with a kit, --kit",
+                "needs 3.10: build there with trtexec, from a kit (--kit)",
             )
     if is_of_model(machine.name, model):
         return None

@@ -166,7 +166,7 @@ def test_a_folder_that_is_not_what_its_sums_say_is_refused(
     assert "a line of another form" in refusal(lines)
 
 
-@pytest.mark.parametrize("rounds", [30, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [15, pytest.param(400, marks=pytest.mark.slow)])
 def test_mutated_archives_neither_crash_nor_leave_the_folder(
     finished: Finished, tmp_path: Path, rounds: int
 ) -> None:
