@@ -1,3 +1,5 @@
+"""``build-engine --kit`` and ``import-kit``."""
+
 from __future__ import annotations
 
 import shutil
@@ -7,16 +9,13 @@ import pytest
 
 from edgevision.cli.app import run_command
 from tests.conformance.graphs import float_net
-from tests.unit.kit.conftest import Board, Finished, finished, pytestmark  # noqa: F401
+from tests.unit.kit.conftest import Board, Finished, pytestmark  # noqa: F401
 
 Captured = pytest.CaptureFixture[str]
 
 
 def test_what_came_back_is_shown_and_put_into_the_bundle(
-    finished: Finished,  # noqa: F811
-    tmp_path: Path,
-    capsys: Captured,
-    monkeypatch: pytest.MonkeyPatch,
+    finished: Finished, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     place = shutil.copytree(finished.bundle, tmp_path / "bundle")
