@@ -57,7 +57,7 @@ def build_plan(trt: Any, file: OnnxFile, options: BuildOptions) -> Built:
         UnavailableError: a compute capability or an option that this builder does not have.
         UsageError: shapes of an input that the graph has not.
     """
-    _check_opset(file, newest_opset(trt.__version__, is_rtx(trt)), trt.__version__)
+    check_opset(file, trt.__version__, is_rtx(trt))
     check_batch(
         tuple(spec for spec in file.inputs if spec.name not in options.shapes), options.batch
     )
@@ -102,8 +102,13 @@ def _made(builder: Any, logger: Any, log: Log) -> Any:
         raise UnavailableError(f"The builder could not be made: {log.reason()}") from error
 
 
-def _check_opset(file: OnnxFile, newest: int, version: str) -> None:
-    opset = file.opsets.get("", 0)
+def check_opset(file: OnnxFile, version: str, is_rtx: bool) -> None:
+    """Refuse a graph that the parser of ``version`` does not know the opset of.
+
+    Raises:
+        ModelError: its opset is too old or too new.
+    """
+    opset, newest = file.opsets.get("", 0), newest_opset(version, is_rtx)
     if not _OLDEST_OPSET <= opset <= newest:
         raise ModelError(
             f"'{file.path.name}' is of ONNX opset {opset}; the parser of {version} reads "

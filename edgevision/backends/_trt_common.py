@@ -110,9 +110,8 @@ class TensorRTFamily(Backend):
             "version": version,
             "compute_capabilities": self._capabilities(options),
             "flags": list(built.flags),
-            "batch": _batch(file, options),
-            "workspace_mb": options.workspace_mb,
-            **_asked(options, built),
+            **asked_facts(file, options),
+            **({} if options.dla_core is None else {"dla_fallback": list(built.dla_fallback)}),
             "build_seconds": round(seconds, 3),
             "onnx_sha256": file.sha256,
             "sha256": sha256(built.plan).hexdigest(),
@@ -168,26 +167,24 @@ class TensorRTFamily(Backend):
         return plan
 
 
-def _batch(file: OnnxFile, options: BuildOptions) -> dict[str, int]:
-    """Batch sizes that the engine accepts: the first axis of the first input."""
-    shapes = options.shapes.get(file.inputs[0].name)
-    if shapes is None:
-        return asdict(options.batch)
-    return {"min": shapes.min[0], "opt": shapes.opt[0], "max": shapes.max[0]}
+def asked_facts(file: OnnxFile, options: BuildOptions) -> dict[str, Any]:
+    """What an engine of ``file`` was asked for, for its sidecar.
 
-
-def _asked(options: BuildOptions, built: Built) -> dict[str, Any]:
-    """What was asked for beside the usual, for the sidecar."""
-    shapes = {
-        name: {key: list(shape) for key, shape in asdict(one).items()}
-        for name, one in options.shapes.items()
-    }
-    told: dict[str, Any] = {"shapes": shapes} if shapes else {}
+    ``batch`` holds the sizes that it accepts: the first axis of the first input.
+    """
+    first = options.shapes.get(file.inputs[0].name)
+    batch = asdict(options.batch)
+    if first is not None:
+        batch = {"min": first.min[0], "opt": first.opt[0], "max": first.max[0]}
+    told: dict[str, Any] = {"batch": batch, "workspace_mb": options.workspace_mb}
+    if options.shapes:
+        told["shapes"] = {
+            name: {key: list(shape) for key, shape in asdict(one).items()}
+            for name, one in options.shapes.items()
+        }
     for name in ("tactic_memory_mb", "builder_level", "dla_core"):
         if getattr(options, name) is not None:
             told[name] = getattr(options, name)
-    if options.dla_core is not None:
-        told["dla_fallback"] = list(built.dla_fallback)
     if options.version_compatible:
         told["version_compatible"] = True
     if options.hardware_compatible:

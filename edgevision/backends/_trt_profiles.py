@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from edgevision.backends.base import BuildOptions
@@ -17,28 +18,37 @@ def set_profile(builder: Any, config: Any, network: Any, options: BuildOptions) 
         UsageError: ``options.shapes`` names an input that the network has not, or shapes of DLA
             that are not fixed.
     """
-    profile = builder.create_optimization_profile()
-    is_dynamic = False
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
-    names = [tensor.name for tensor in tensors]
+    wanted = profile_shapes({tensor.name: tuple(tensor.shape) for tensor in tensors}, options)
+    profile = builder.create_optimization_profile()
+    for name, shapes in wanted.items():
+        profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
+    if wanted and config.add_optimization_profile(profile) < 0:
+        raise ModelError("The builder refuses the optimization profile of these shapes.")
+
+
+def profile_shapes(inputs: Mapping[str, Shape], options: BuildOptions) -> dict[str, InputShapes]:
+    """The shapes of those ``inputs`` that have free axes (-1), by name.
+
+    Raises:
+        ModelError, UsageError: as ``set_profile``.
+    """
     for name in options.shapes:
-        if name not in names:
-            raise UsageError(unknown_name("input", name, names))
-    for tensor in tensors:
-        shape = tuple(tensor.shape)
-        wanted = options.shapes.get(tensor.name) or _over_batch(tensor.name, shape, options)
-        _check(tensor.name, shape, wanted)
+        if name not in inputs:
+            raise UsageError(unknown_name("input", name, inputs))
+    found = {}
+    for name, shape in inputs.items():
+        wanted = options.shapes.get(name) or _over_batch(name, shape, options)
+        _check(name, shape, wanted)
         if options.dla_core is not None and wanted.min != wanted.max:
             raise UsageError(
-                f"DLA takes fixed shapes only, input '{tensor.name}' would be "
+                f"DLA takes fixed shapes only, input '{name}' would be "
                 f"{shape_text(wanted.min)} to {shape_text(wanted.max)}.",
                 hint="Give one size: --min-batch and --max-batch alike.",
             )
         if any(size < 0 for size in shape):
-            is_dynamic = True
-            profile.set_shape(tensor.name, wanted.min, wanted.opt, wanted.max)
-    if is_dynamic and config.add_optimization_profile(profile) < 0:
-        raise ModelError("The builder refuses the optimization profile of these shapes.")
+            found[name] = wanted
+    return found
 
 
 def _over_batch(name: str, shape: Shape, options: BuildOptions) -> InputShapes:

@@ -21,6 +21,7 @@ _COMMANDS = (
     "profile",
     "data",
     "build_engine",
+    "import_kit",
     "bench",
     "run",
     "verify",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from edgevision.cli._device import DeviceOption, machine_of
+from edgevision.errors import UsageError
 
 _HELP = """Build the engine of a target and put it into the bundle, or write it to a file.
 
@@ -24,6 +25,8 @@ Examples:
     --out model.engine
 
   edgevision build-engine bundle/ --target jetson-orin-nano --device ssh://me@nano
+
+  edgevision build-engine bundle/ --target jetson-orin-nano --kit kit/
 
   edgevision build-engine model.onnx --target gpu --min-shapes images:1x3x320x320 \\
     --opt-shapes images:1x3x640x640 --max-shapes images:4x3x640x640
@@ -88,6 +91,10 @@ def _build_engine(
         bool, typer.Option("--weight-streaming", help="Let weights stay in host memory.")
     ] = False,
     device: DeviceOption = None,
+    kit: Annotated[
+        Path | None,
+        typer.Option(help="Build nothing: write a folder from which a board builds, out of reach."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Engine file to write instead of into the bundle.")
     ] = None,
@@ -107,27 +114,42 @@ def _build_engine(
         tuned = smallest if opt_batch is None else opt_batch
         largest = max(DEFAULT_BATCH.max, tuned) if max_batch is None else max_batch
         batch = ShapeRange(smallest, tuned, largest)
+    choices: dict[str, Any] = {
+        "batch": batch,
+        "shapes": parse_shapes(min_shapes, opt_shapes, max_shapes),
+        "float_precision": Precision(float_precision) if float_precision else None,
+        "workspace_mb": workspace_mb,
+        "builder_level": builder_level,
+        "dla_core": dla_core,
+        "sparsity": sparsity,
+        "version_compatible": version_compatible,
+        "hardware_compatible": hardware_compatible,
+        "refit": refit,
+        "weight_streaming": weight_streaming,
+    }
     console = Console()
+    if kit is not None:
+        if device or out or timing_cache or compute_capability:
+            raise UsageError(
+                "--kit goes without --device, --out, --timing-cache and --compute-capability: the "
+                "board builds by itself, for itself."
+            )
+        from edgevision.kit import write_kit
+
+        write_kit(source, target, kit, **choices)
+        console.print(f"Kit: {kit}", highlight=False, markup=False, soft_wrap=True)
+        console.print("On the board: sh build.sh; then here: edgevision import-kit result.tar.gz")
+        return
     with machine_of(device) as machine, Phases(console) as phases:
         result = build_engine(
             source,
             target,
             out=out,
-            batch=batch,
             compute_capabilities=compute_capability or (),
-            shapes=parse_shapes(min_shapes, opt_shapes, max_shapes),
-            float_precision=Precision(float_precision) if float_precision else None,
-            workspace_mb=workspace_mb,
-            builder_level=builder_level,
             timing_cache=timing_cache,
-            dla_core=dla_core,
-            sparsity=sparsity,
-            version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible,
-            refit=refit,
-            weight_streaming=weight_streaming,
             machine=machine,
             progress=phases,
+            **choices,
         )
     layers = Counter((layer.operator, layer.precision) for layer in result.layers)
     table = Table(title="Layers of the engine")

@@ -30,6 +30,9 @@ _FOR_TENSORRT = (
     *("hardware_compatible", "refit", "weight_streaming"),
 )
 _FLOAT = ("fp32", "fp16", "bf16")
+AS_PROVEN = (
+    "A float precision is for ONNX files; a bundle's accuracy was proven for the graph as it is."
+)
 _BEST_FIRST = ("shipped", "candidate", "baseline", None)  # roles of graphs to build from
 
 
@@ -103,14 +106,13 @@ def build_engine(
     """
     device = load_target(target)
     backend = get_backend(device.backend)
-    on_device = device.memory_mb if device.builds == "on-device" else None
-    options = BuildOptions(
-        batch=batch or DEFAULT_BATCH,
-        shapes=shapes or {},
+    options = options_for(
+        device,
+        batch=batch,
+        shapes=shapes,
         compute_capabilities=tuple(compute_capabilities) or device.compute_capabilities,
-        float_precision=float_precision or device.float_precision,
-        workspace_mb=on_device // 4 if workspace_mb is None and on_device else workspace_mb,
-        tactic_memory_mb=on_device // 2 if on_device else None,
+        float_precision=float_precision,
+        workspace_mb=workspace_mb,
         builder_level=builder_level,
         timing_cache=Path(timing_cache) if timing_cache is not None else None,
         dla_core=dla_core,
@@ -121,7 +123,6 @@ def build_engine(
         weight_streaming=weight_streaming,
         progress=progress,
     )
-    _check(device, backend, options)
     there = machine or ThisMachine()
     status = target_status(device) if machine is None else status_there(device, machine)
     if not status.builds.ok:
@@ -137,7 +138,7 @@ def build_engine(
     path = Path(source)
     if path.suffix == ".onnx":
         if batch is None and not shapes:
-            options = replace(options, batch=_batch_of(path))
+            options = replace(options, batch=batch_of(path))
         file = Path(out) if out is not None else _beside(path, device, backend)
         half = options.float_precision is Precision.FP16
         with tempfile.TemporaryDirectory() as folder:
@@ -151,19 +152,16 @@ def build_engine(
             f"Target '{device.name}' runs the bundle's ONNX file as it is: nothing to build."
         )
     if float_precision is not None:
-        raise UsageError(
-            "A float precision is for ONNX files; a bundle's accuracy was proven for the graph as "
-            "it is."
-        )
+        raise UsageError(AS_PROVEN)
     with open_bundle(path) as bundle:
-        entry = _graph_for(bundle, device)
+        entry = graph_for(bundle, device)
         graph = bundle.path(entry)
         if out is not None:
             return _to_file(device, there, graph, Path(out), options)
         name = f"{Path(entry.path).stem}{backend.artifact_suffix}"
         with tempfile.TemporaryDirectory() as folder:
             artifact = there.build(backend.name, graph, Path(folder) / name, options)
-            sidecar = _sidecar(device, there, artifact, options.float_precision)
+            sidecar = sidecar_of(device, there.versions(), artifact, options.float_precision)
             stored = add_engine(
                 path,
                 device.name,
@@ -180,30 +178,59 @@ def build_engine(
     return EngineResult(device, f"{path}/{stored.path}", sidecar, artifact.layers)
 
 
+def options_for(
+    device: Target,
+    *,
+    batch: ShapeRange | None = None,
+    shapes: Mapping[str, InputShapes] | None = None,
+    float_precision: Precision | None = None,
+    workspace_mb: int | None = None,
+    **others: Any,
+) -> BuildOptions:
+    """What ``build_engine`` hands to the builder: the target's choice where none was made.
+
+    Raises:
+        UsageError: a value is out of range, or only for TensorRT.
+        UnavailableError: the target has no such option.
+    """
+    on_device = device.memory_mb if device.builds == "on-device" else None
+    options = BuildOptions(
+        batch=batch or DEFAULT_BATCH,
+        shapes=shapes or {},
+        float_precision=float_precision or device.float_precision,
+        workspace_mb=on_device // 4 if workspace_mb is None and on_device else workspace_mb,
+        tactic_memory_mb=on_device // 2 if on_device else None,
+        **others,
+    )
+    _check(device, get_backend(device.backend), options)
+    return options
+
+
 def _to_file(
     device: Target, machine: Machine, graph: Path, file: Path, options: BuildOptions
 ) -> EngineResult:
     artifact = machine.build(device.backend, graph, file, options)
-    sidecar = _sidecar(device, machine, artifact, options.float_precision)
+    sidecar = sidecar_of(device, machine.versions(), artifact, options.float_precision)
     write_json(file.with_name(f"{file.name}.json"), sidecar)
     return EngineResult(device, str(file), sidecar, artifact.layers)
 
 
-def _sidecar(
-    device: Target, machine: Machine, artifact: Artifact, wanted: Precision | None
+def sidecar_of(
+    device: Target, packages: dict[str, str], artifact: Artifact, wanted: Precision | None
 ) -> dict[str, Any]:
+    """What stands beside an engine: its build's ``meta``, its target, versions and layers."""
     used = sorted({layer.precision for layer in artifact.layers} & set(_FLOAT))
     return {
         **artifact.meta,
         "target": device.reference,
         "scheme": device.scheme,
         "float_precision": {"wanted": (wanted or device.float_precision).value, "used": used},
-        "packages": machine.versions(),
+        "packages": packages,
         "layers": [{**asdict(layer), "nodes": list(layer.nodes)} for layer in artifact.layers],
     }
 
 
-def _graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
+def graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
     """The graph of the target's scheme; one whose accuracy was never proven comes last."""
     graphs = [entry for entry in bundle.manifest.runnable() if entry.kind == "onnx"]
     graphs.sort(key=lambda entry: _BEST_FIRST.index(entry.role))
@@ -220,7 +247,12 @@ def _graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
     )
 
 
-def _batch_of(onnx: Path) -> ShapeRange:
+def batch_of(onnx: Path) -> ShapeRange:
+    """The batch that the file is fixed to, else the default.
+
+    Raises:
+        InputError: there is no such file, or it is no whole ONNX file.
+    """
     if not onnx.is_file():
         raise InputError(f"No file at {onnx}.")
     shape = read_onnx(onnx).inputs[0].shape

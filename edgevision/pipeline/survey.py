@@ -168,7 +168,7 @@ def status_of(setup: JetsonSetup) -> JetsonStatus:
 def _target_of(jetson: JetsonSetup) -> str | None:
     for name in target_names():
         target = load_target(name)
-        if target.device_model is not None and _is_of_model(jetson.name, target.device_model):
+        if target.device_model is not None and is_of_model(jetson.name, target.device_model):
             known = {jetpack.version for jetpack in target.jetpacks}
             return f"{name}@{jetson.jetpack}" if jetson.jetpack in known else name
     return None
@@ -216,7 +216,7 @@ def graph_backend(target: Target) -> str:
 def status_there(target: Target, machine: Machine) -> TargetStatus:
     """The same of a machine at the end of a connection."""
     model, name = target.device_model, machine.facts.name
-    if model is not None and not _is_of_model(name, model):
+    if model is not None and not is_of_model(name, model):
         other = Availability(False, f"it is no {model} but {name}")
         return TargetStatus(target, other, other)
     return TargetStatus(target, machine.can_build(target.backend), machine.can_run(target.backend))
@@ -267,14 +267,15 @@ def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
             return Availability(
                 False,
                 f"JetPack {target.jetpack.version} has Python {target.jetpack.python}, EdgeVision "
-                "needs 3.10: build there with trtexec from the ONNX file",
+                "needs 3.10: build there with trtexec, from a kit (--kit)",
             )
-    if _is_of_model(machine.name, model):
+    if is_of_model(machine.name, model):
         return None
     return Availability(False, f"its engines are built and run on the {model} itself")
 
 
-def _is_of_model(machine: str, model: str) -> bool:
+def is_of_model(machine: str, model: str) -> bool:
+    """Whether a machine of that name is of that ``device_model``."""
     return set(model.lower().split()) <= set(machine.lower().split())
 
 
