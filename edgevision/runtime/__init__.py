@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from edgevision.runtime.choose import Choice
-from edgevision.runtime.session import FileResult, Model, load
+from edgevision.runtime.session import FileResult, Model, PendingPrediction, load
 
-__all__ = ["Choice", "FileResult", "Model", "load"]
+__all__ = ["Choice", "FileResult", "Model", "PendingPrediction", "load"]

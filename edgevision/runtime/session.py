@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from edgevision.errors import (
     LostConnectionError,
     StorageError,
     UnavailableError,
+    UsageError,
 )
 from edgevision.machine import ThisMachine
 from edgevision.preprocessing import Float32
@@ -30,10 +31,11 @@ from edgevision.tasks.base import Prediction
 if TYPE_CHECKING:
     from PIL import Image
 
-    from edgevision.backends.base import Artifact, Runner
+    from edgevision.backends.base import Artifact, Pending, Runner
     from edgevision.bundle import ArtifactEntry, Bundle
     from edgevision.machine import Machine
 
+    Outputs = dict[str, npt.NDArray[Any]]
     FileLike = str | Path | Image.Image
     Images = FileLike | npt.NDArray[Any] | list[Any] | tuple[Any, ...]
 
@@ -50,8 +52,23 @@ class FileResult:
     error: DataError | None = None
 
 
+class PendingPrediction:
+    """A prediction under way, as ``Model.predict_async`` gives it."""
+
+    def __init__(self, pending: Pending, decode: Callable[[Outputs], Prediction]) -> None:
+        self._pending, self._decode = pending, decode
+
+    def result(self) -> Prediction:
+        """Wait for it.
+
+        Raises:
+            InputError: the inference failed.
+        """
+        return self._decode(self._pending.result())
+
+
 class Model:
-    """An opened bundle. A context manager; not safe for use by several threads at once.
+    """An opened bundle. A context manager; for one thread at a time, ``fork`` gives another.
 
     Attributes:
         choice: which artifact runs, and why.
@@ -108,6 +125,41 @@ class Model:
         images, single = inputs.as_images(source)
         predictions = self._predict(images)
         return predictions[0] if single else predictions
+
+    def predict_async(self, source: FileLike | npt.NDArray[np.uint8]) -> PendingPrediction:
+        """Start to predict one image and come back, so that the next one is read meanwhile.
+
+        One at a time: ask for the result before the next call. An artifact with a fixed batch
+        takes its image as many times.
+
+        Raises:
+            DataError: as for a call.
+
+        Example:
+            >>> pending = model.predict_async(camera.read())
+            >>> frame = camera.read()          # while the network runs
+            >>> shown = pending.result()
+        """
+        images, single = inputs.as_images(source)
+        if not single:
+            raise UsageError(f"predict_async takes one image, got {len(images)}.")
+        tensor = np.repeat(self.preprocess(images), self._smallest, axis=0)
+        pending = self.runner.infer_async({self._input: tensor})
+
+        def decode(outputs: Outputs) -> Prediction:
+            return self.task.decode({k: v[:1] for k, v in outputs.items()}, self.labels)[0]
+
+        return PendingPrediction(pending, decode)
+
+    def fork(self) -> Model:
+        """Another model on the weights that this one has loaded, for another thread.
+
+        It is closed on its own, and goes on when this one is closed.
+
+        Raises:
+            UsageError: this one is closed, or its network cannot be shared: load the bundle again.
+        """
+        return Model(self.bundle, self.runner.fork(), self.choice, owns_bundle=False)
 
     def infer(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the network on preprocessed tensors; see ``edgevision.backends.base.Runner``."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,37 @@ def test_zip_runs_like_the_folder(bundle: Path, paint: Paint, tmp_path: Path) ->
         inside = two.bundle.folder
         assert one(paint(2)) == two(paint(2))
     assert not inside.exists()
+
+
+def test_a_prediction_under_way(make_bundle: Make, paint: Paint) -> None:
+    with load(make_bundle("free")) as free, load(make_bundle("fixed", batch=4)) as fixed:
+        for model in (free, fixed):
+            first = model.predict_async(paint(0))
+            with pytest.raises(UsageError, match="under way"):
+                model(paint(1))
+            expected = first.result()
+            assert expected.label == "red"
+            assert first.result() == expected
+            assert model.predict_async(paint(2)).result() == model(paint(2))
+            with pytest.raises(UsageError, match="takes one image, got 2"):
+                model.predict_async(np.stack([paint(0), paint(1)]))
+
+
+def test_forks_predict_beside_one_another(bundle: Path, paint: Paint, tmp_path: Path) -> None:
+    first = load(write_zip(bundle, tmp_path / "b.zip"))
+    expected = [first(paint(color)) for color in range(3)]
+    forks = [first.fork() for _ in range(3)]
+    first.close()
+    with pytest.raises(UsageError, match="closed"):
+        first.fork()
+
+    def predict(color: int) -> list[Any]:
+        with forks[color] as model:
+            return [model(paint(color)) for _ in range(20)]
+
+    with ThreadPoolExecutor(3) as pool:
+        for color, found in enumerate(pool.map(predict, range(3))):
+            assert found == [expected[color]] * 20
 
 
 def test_more_images_than_a_call_takes(make_bundle: Make, paint: Paint) -> None:
