@@ -87,7 +87,7 @@ def bench_bundle(
     """
     config = _with_batch(config or BenchConfig(), batch)
     with (
-        open_bundle(path) as bundle,
+        open_bundle(path, strict=False) as bundle,
         load(bundle, artifact=against, threads=threads, machine=machine) as baseline,
         load(bundle, artifact=artifact, threads=threads, machine=machine) as model,
     ):

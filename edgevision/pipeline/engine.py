@@ -155,7 +155,7 @@ def build_engine(
             "A float precision is for ONNX files; a bundle's accuracy was proven for the graph as "
             "it is."
         )
-    with open_bundle(path) as bundle:
+    with open_bundle(path, strict=False) as bundle:
         entry = _graph_for(bundle, device)
         graph = bundle.path(entry)
         if out is not None:

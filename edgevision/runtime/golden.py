@@ -83,7 +83,7 @@ def check_golden(
     tensor = _check_preprocessing(bundle, golden)
     checks: list[GoldenCheck] = []
     skipped: list[str] = []
-    for entry, _, obstacle in ranked(bundle.manifest, machine):
+    for entry, _, obstacle in ranked(bundle, machine):
         reference = _reference(bundle, golden, entry)
         if obstacle is None and reference is None:
             obstacle = "no golden outputs are stored for it"
