@@ -156,7 +156,7 @@ def build_engine(
             "it is."
         )
     with open_bundle(path, strict=False) as bundle:
-        entry = _graph_for(bundle, device)
+        entry = graph_for(bundle, device)
         graph = bundle.path(entry)
         if out is not None:
             return _to_file(device, there, graph, Path(out), options)
@@ -203,8 +203,12 @@ def _sidecar(
     }
 
 
-def _graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
-    """The graph of the target's scheme; one whose accuracy was never proven comes last."""
+def graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
+    """The graph of the target's scheme; one whose accuracy was never proven comes last.
+
+    Raises:
+        InputError: there is none.
+    """
     graphs = [entry for entry in bundle.manifest.runnable() if entry.kind == "onnx"]
     graphs.sort(key=lambda entry: _BEST_FIRST.index(entry.role))
     for entry in graphs:

@@ -166,7 +166,7 @@ def engine_obstacle(bundle: Bundle, entry: ArtifactEntry, machine: Machine) -> s
     graphs = [other for other in bundle.manifest.runnable() if other.kind == "onnx"]
     if entry.scheme is not None and entry.scheme not in {graph.scheme for graph in graphs}:
         return obstacle
-    return f"{obstacle}; --rebuild would build one"
+    return f"{obstacle}; --rebuild may build one"
 
 
 def _backend_obstacle(name: str | None, machine: Machine) -> str | None:

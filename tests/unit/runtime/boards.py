@@ -31,11 +31,13 @@ class Board(ThisMachine):
         sm: str | None = "8.6",
         packages: dict[str, str] | None = None,
         host_code: bool = False,
+        sdks: tuple[str, ...] = ("tensorrt_rtx",),
         **facts: Any,
     ) -> None:
         self._facts = replace(this_machine(), gpu="a GPU", compute_capability=sm, **facts)
         self._packages = packages
         self._host_code = host_code
+        self._sdks = sdks
         self.deserialized: list[str] = []
 
     @property
@@ -51,8 +53,11 @@ class Board(ThisMachine):
 
     def can_run(self, backend: str) -> Availability:
         if backend in ("tensorrt", "tensorrt_rtx"):
-            return Availability(True, "pretended")
+            return Availability(backend in self._sdks, "pretended")
         return super().can_run(backend)
+
+    def can_build(self, backend: str) -> Availability:
+        return self.can_run(backend)
 
     def open(self, artifact: Artifact, *, threads: int | None = None) -> Runner:
         backend = get_backend(artifact.backend)
