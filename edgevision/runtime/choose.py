@@ -161,7 +161,12 @@ def engine_obstacle(bundle: Bundle, entry: ArtifactEntry, machine: Machine) -> s
     if missing is not None or entry.backend is None:
         return bundle.damaged.get(entry.path, missing)
     obstacle = bundle.damaged.get(entry.path) or engine_misfit(entry.meta, entry.backend, machine)
-    if obstacle is None or not machine.can_build(entry.backend).ok:
+    return None if obstacle is None else or_rebuild(bundle, entry, obstacle, machine)
+
+
+def or_rebuild(bundle: Bundle, entry: ArtifactEntry, obstacle: str, machine: Machine) -> str:
+    """``obstacle`` of an engine with the way out of it, where there is one."""
+    if entry.backend is None or not machine.can_build(entry.backend).ok:
         return obstacle
     graphs = [other for other in bundle.manifest.runnable() if other.kind == "onnx"]
     if entry.scheme is not None and entry.scheme not in {graph.scheme for graph in graphs}:

@@ -30,6 +30,7 @@ from edgevision.runtime.choose import (
     backend_for,
     by_default,
     engine_obstacle,
+    or_rebuild,
 )
 from edgevision.tasks import get_task
 from edgevision.tasks.base import Prediction
@@ -272,6 +273,8 @@ def _open(
                     raise
                 obstacle = error.message
                 _LOG.warning("%s does not open here: %s", entry.path, obstacle)
+                if entry.kind == "engine":
+                    obstacle = or_rebuild(bundle, entry, obstacle, machine)
         passed_over.append(f"{entry.path}: {obstacle}")
     raise UnavailableError(
         f"Nothing in the bundle runs on {machine}: " + "; ".join(passed_over or ["it is empty"])
