@@ -171,7 +171,7 @@ def or_rebuild(bundle: Bundle, entry: ArtifactEntry, obstacle: str, machine: Mac
     graphs = [other for other in bundle.manifest.runnable() if other.kind == "onnx"]
     if entry.scheme is not None and entry.scheme not in {graph.scheme for graph in graphs}:
         return obstacle
-    return f"{obstacle}; --rebuild may build one"
+    return f"{obstacle.rstrip('.')}; --rebuild may build one"
 
 
 def _backend_obstacle(name: str | None, machine: Machine) -> str | None:

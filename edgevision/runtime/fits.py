@@ -87,7 +87,7 @@ def _compute_capability(meta: Mapping[str, Any], facts: DeviceInfo) -> Compared 
     level = meta.get("hardware_compatibility")
     if isinstance(level, str) and level in _LEVELS:
         built = f"SM {_LEVELS[level]}+"
-        fits = here.isdigit() and int(here) >= _LEVELS[level]
+        fits = here.isdecimal() and int(here) >= _LEVELS[level]
     return built, f"SM {here or 'unknown'}", fits
 
 

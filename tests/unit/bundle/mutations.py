@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -89,14 +90,18 @@ def mutate_values(values: dict[str, Any], generator: Generator) -> None:
             del holder[place[-1]]
         elif action < 0.3 and isinstance(holder, dict):
             name = generator.choice(["extra", "path", "size", "version", "version_compatible"])
-            holder[name] = generator.choice(VALUES)
+            holder[name] = _value(generator)
         elif action < 0.4 and isinstance(holder, list):
-            holder.append(generator.choice([*VALUES, *holder]))
+            holder.append(_value(generator, *holder))
         elif action < 0.45:
             for _ in range(generator.choice([3, 60])):
                 holder[place[-1]] = {"a": [holder[place[-1]]]}
         else:
-            holder[place[-1]] = generator.choice(VALUES)
+            holder[place[-1]] = _value(generator)
+
+
+def _value(generator: Generator, *more: Any) -> Any:
+    return copy.deepcopy(generator.choice([*VALUES, *more]))  # values are changed again in place
 
 
 def damaged(data: bytes, generator: Generator) -> bytes:

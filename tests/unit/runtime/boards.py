@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 from edgevision.backends import get_backend
 from edgevision.backends._trt_common import TensorRTFamily
-from edgevision.backends._trt_runner import TensorRTRunner
-from edgevision.backends.base import Artifact, Runner
+from edgevision.backends.base import Arrays, Artifact, Runner
 from edgevision.devices import this_machine
 from edgevision.machine import ThisMachine
-from edgevision.types import Availability, DeviceInfo
-from tests.unit.backends.vendor import HostCuda, Script, vendor
+from edgevision.types import Availability, DeviceInfo, TensorSpec
 
-_CUDA: Any = HostCuda()
+
+class _Channels(Runner):
+    """Plays an opened engine of the tests' bundles: the mean of each colour channel."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            (TensorSpec("input", ("batch", 3, 8, 8)),), (TensorSpec("logits", ("batch", 3)),)
+        )
+
+    def _infer_impl(self, inputs: Arrays) -> dict[str, Any]:
+        return {"logits": inputs["input"].mean(axis=(2, 3))}
+
+    def _close_impl(self) -> None:
+        pass
 
 
 class Board(ThisMachine):
-    """A machine with a GPU and an SDK of the TensorRT family; engines are opened over stand-ins.
+    """A machine with a GPU and SDKs of the TensorRT family.
 
-    What is before the vendor's deserializer is the real thing. ``deserialized`` names the files
+    What is before the vendor's deserializer is the real thing; ``deserialized`` names the files
     that got so far.
     """
 
@@ -63,13 +73,6 @@ class Board(ThisMachine):
         backend = get_backend(artifact.backend)
         if not isinstance(backend, TensorRTFamily):
             return super().open(artifact, threads=threads)
-        plan = backend._plan(artifact)
+        backend._plan(artifact)
         self.deserialized.append(artifact.path.name)
-        return TensorRTRunner(_doubling(backend), plan, artifact.path.name, _CUDA)
-
-
-def _doubling(backend: TensorRTFamily) -> SimpleNamespace:
-    """The vendor's names over an engine that doubles images of 8 x 8 pixels."""
-    script = Script()
-    script.shape = (-1, 3, 8, 8)
-    return vendor("rtx-1.7" if backend.name == "tensorrt_rtx" else "10.3", script)
+        return _Channels()
