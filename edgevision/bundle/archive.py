@@ -12,7 +12,13 @@ from pathlib import Path
 
 from edgevision.bundle import integrity
 from edgevision.bundle.integrity import SIGNATURE_NAME
-from edgevision.bundle.manifest import MANIFEST_NAME, Manifest, check_path, parse_manifest
+from edgevision.bundle.manifest import (
+    MANIFEST_NAME,
+    ArtifactEntry,
+    Manifest,
+    check_path,
+    parse_manifest,
+)
 from edgevision.errors import BundleError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
@@ -51,10 +57,11 @@ def write_archive(folder: Path, manifest: Manifest, path: Path) -> None:
                     target.write(chunk)
 
 
-def extract(path: Path, folder: Path) -> Manifest:
+def extract(path: Path, folder: Path, *, strict: bool = True) -> tuple[Manifest, integrity.Damaged]:
     """Check the zip at ``path`` and unpack it into the empty ``folder``.
 
-    No more than the declared size of an entry is ever unpacked, so a zip bomb costs nothing.
+    No more than the declared size of an entry is ever unpacked, so a zip bomb costs nothing. With
+    ``strict`` False engines may be damaged; those are not unpacked.
 
     Raises:
         BundleError: not a zip, entries that are links, encrypted, duplicate, badly named or of
@@ -84,22 +91,32 @@ def extract(path: Path, folder: Path) -> Manifest:
         manifest = parse_manifest(data)
         unnamed = (MANIFEST_NAME, SIGNATURE_NAME)
         sizes = {name: info.file_size for name, info in entries.items() if name not in unnamed}
-        integrity.check_declared(manifest, sizes)
+        damaged = integrity.check_declared(manifest, sizes, strict=strict)
         (folder / MANIFEST_NAME).write_bytes(data)
         if SIGNATURE_NAME in entries:
             integrity.check_signature_size(entries[SIGNATURE_NAME].file_size)
             signature = b"".join(_read(archive, entries[SIGNATURE_NAME]))
             (folder / SIGNATURE_NAME).write_bytes(signature)
         for entry in manifest.artifacts:
-            digest = hashlib.sha256()
-            target = folder / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                for chunk in _read(archive, entries[entry.path]):
-                    digest.update(chunk)
-                    file.write(chunk)
-            integrity.check_hash(entry, digest.hexdigest())
-    return manifest
+            if entry.path in damaged:
+                continue
+            with damaged.noting(entry, strict=strict):
+                _unpack(archive, entries[entry.path], entry, folder / entry.path)
+            if entry.path in damaged:
+                (folder / entry.path).unlink()
+    return manifest, damaged
+
+
+def _unpack(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry: ArtifactEntry, target: Path
+) -> None:
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        for chunk in _read(archive, info):
+            digest.update(chunk)
+            file.write(chunk)
+    integrity.check_hash(entry, digest.hexdigest())
 
 
 def _checked_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
