@@ -22,6 +22,7 @@ from edgevision.bundle.manifest import (
 from edgevision.errors import BundleError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
+_MAX_MESSAGE = 200
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # What zipfile and zlib raise on damaged archives.
@@ -71,13 +72,13 @@ def extract(path: Path, folder: Path, *, strict: bool = True) -> tuple[Manifest,
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
         raise BundleError(
-            f"{path} is neither a bundle folder nor a readable zip: {error}"
+            f"{path} is neither a bundle folder nor a readable zip: {_told(error)}"
         ) from error
     except OSError as error:
         # zipfile seeks to where a damaged directory says; that is the archive's fault.
         if error.errno is None or error.filename is not None:
             raise
-        raise BundleError(f"{path} is a damaged zip: {error}") from error
+        raise BundleError(f"{path} is a damaged zip: {_told(error)}") from error
     with archive:
         entries = _checked_entries(archive)
         if MANIFEST_NAME not in entries:
@@ -153,13 +154,17 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
             # Reading past the end makes zipfile compare the checksum.
             surplus = source.read(1)
     except _DAMAGE as error:
-        raise BundleError(f"'{info.filename}' in the zip is damaged: {error}") from error
+        raise BundleError(f"'{info.filename}' in the zip is damaged: {_told(error)}") from error
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise BundleError(f"'{info.filename}' in the zip is damaged: {error}") from error
+        raise BundleError(f"'{info.filename}' in the zip is damaged: {_told(error)}") from error
     if left or surplus:
         raise BundleError(
             f"'{info.filename}' expected: {info.file_size} bytes, found: "
             f"{'more' if surplus else info.file_size - left}."
         )
+
+
+def _told(error: Exception) -> str:
+    return str(error)[:_MAX_MESSAGE]  # it may quote any number of the archive's bytes
