@@ -57,6 +57,10 @@ class Machine(Protocol):
     def takes_types_from_graph(self, backend: str) -> bool:
         """Whether that is a TensorRT that wants a float16 graph, not a flag, for float16."""
 
+    @property
+    def allows_host_code(self) -> bool:
+        """Whether engines that carry code for the CPU may be opened there."""
+
     def versions(self) -> dict[str, str]:
         """Of the packages there that decide a result."""
 
@@ -116,6 +120,13 @@ class ThisMachine:
 
         found = get_backend(backend)
         return isinstance(found, TensorRTFamily) and found.takes_types_from_graph()
+
+    @property
+    def allows_host_code(self) -> bool:
+        """Whether engines that carry code for the CPU may be opened here."""
+        from edgevision.backends._trt_common import allows_host_code
+
+        return allows_host_code()
 
     def versions(self) -> dict[str, str]:
         """Of the packages here that decide a result."""

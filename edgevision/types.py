@@ -81,3 +81,8 @@ class DeviceInfo:
     cpu_features: tuple[str, ...] = ()
     gpu: str | None = None
     compute_capability: str | None = None
+
+    @property
+    def platform(self) -> str:
+        """System and processor, e.g. "Linux aarch64"."""
+        return f"{self.system.partition(' ')[0]} {self.architecture}"

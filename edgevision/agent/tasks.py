@@ -43,6 +43,7 @@ def survey(store: Store, progress: Progress) -> dict[str, Any]:
     if found["modules"]["numpy"] is None:
         return found
     from edgevision.backends import BACKENDS
+    from edgevision.backends._trt_common import allows_host_code
     from edgevision.devices import environment, this_machine
     from edgevision.devices.setup import jetson_setup
 
@@ -50,6 +51,7 @@ def survey(store: Store, progress: Progress) -> dict[str, Any]:
     found["jetson"] = asdict(jetson) if jetson is not None else None
 
     found["machine"] = asdict(this_machine())
+    found["allows_host_code"] = allows_host_code()
     found["environment"] = environment()
     found["backends"] = {
         name: _backend(BACKENDS.get(name)()) for name in BACKENDS.names() if name != "pytorch"

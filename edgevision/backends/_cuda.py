@@ -37,6 +37,11 @@ class Cuda:
         error, count = self._rt.cudaGetDeviceCount()
         return int(count) if error == self._rt.cudaError_t.cudaSuccess else 0
 
+    def version(self) -> str:
+        """Of the CUDA runtime, e.g. "12.6"."""
+        number = int(self._checked(self._rt.cudaRuntimeGetVersion()))
+        return f"{number // 1000}.{number % 1000 // 10}"
+
     def is_integrated(self) -> bool:
         """Whether the GPU shares the CPU's memory, as on a Jetson."""
         attribute = self._rt.cudaDeviceAttr.cudaDevAttrIntegrated

@@ -24,6 +24,7 @@ _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 # Types of the arguments behind the one that a call writes to, if any.
 _WRITES = {
     "cudaGetDeviceCount": (_INT, ()),
+    "cudaRuntimeGetVersion": (_INT, ()),
     "cudaDeviceGetAttribute": (_INT, (_INT, _INT)),
     "cudaStreamCreateWithFlags": (_POINTER, (ctypes.c_uint,)),
     "cudaHostAlloc": (_POINTER, (_SIZE, ctypes.c_uint)),

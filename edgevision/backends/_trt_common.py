@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
 from importlib import import_module
@@ -18,13 +19,19 @@ from edgevision.backends._trt_options import is_strongly_typed
 from edgevision.backends._trt_runner import TensorRTRunner, check_header, deserialize, inspect
 from edgevision.backends.base import Artifact, Backend, BuildOptions, Runner
 from edgevision.backends.onnx_file import OnnxFile, read_onnx
+from edgevision.devices import sysfs
 from edgevision.devices.local import this_machine
 from edgevision.errors import InputError, MissingExtraError, UnavailableError
 from edgevision.files import write_atomic
 from edgevision.types import Availability, LayerInfo
 
 # Set to 1, plans may bring code for the CPU along, as version-compatible ones do.
-HOST_CODE = "EDGEVISION_ALLOW_HOST_CODE"
+_HOST_CODE = "EDGEVISION_ALLOW_HOST_CODE"
+
+
+def allows_host_code() -> bool:
+    """Whether the user lets plans bring code for the CPU along."""
+    return os.environ.get(_HOST_CODE) == "1"
 
 
 class TensorRTFamily(Backend):
@@ -109,6 +116,7 @@ class TensorRTFamily(Backend):
             "backend": self.name,
             "version": version,
             "compute_capabilities": self._capabilities(options),
+            **_built_on(),
             "flags": list(built.flags),
             **asked_facts(file, options),
             **({} if options.dla_core is None else {"dla_fallback": list(built.dla_fallback)}),
@@ -141,13 +149,13 @@ class TensorRTFamily(Backend):
             self._plan(artifact),
             artifact.path.name,
             dla_core=core if isinstance(core, int) else None,
-            host_code=os.environ.get(HOST_CODE) == "1",
+            host_code=allows_host_code(),
         )
 
     def _layer_report_impl(self, artifact: Artifact) -> tuple[LayerInfo, ...]:
         self._require(self.can_run(), hint=self.install)
         trt = import_module(self.module)
-        host_code = os.environ.get(HOST_CODE) == "1"
+        host_code = allows_host_code()
         owners = deserialize(
             trt, self._plan(artifact), artifact.path.name, Log(), host_code=host_code
         )
@@ -165,6 +173,16 @@ class TensorRTFamily(Backend):
                 f"{expected}, found {found}."
             )
         return plan
+
+
+def _built_on() -> dict[str, str]:
+    """The machine that builds, for the sidecar, as far as it tells."""
+    here = this_machine()
+    told = {"platform": here.platform, "machine": here.name, "gpu": here.gpu}
+    told["driver"] = sysfs.word(sysfs.ROOT / "sys/module/nvidia/version")
+    with suppress(UnavailableError):  # an engine can be built where none can be run
+        told["cuda"] = Cuda().version()
+    return {name: value for name, value in told.items() if value}
 
 
 def asked_facts(file: OnnxFile, options: BuildOptions) -> dict[str, Any]:

@@ -12,10 +12,17 @@ from pathlib import Path
 
 from edgevision.bundle import integrity
 from edgevision.bundle.integrity import SIGNATURE_NAME
-from edgevision.bundle.manifest import MANIFEST_NAME, Manifest, check_path, parse_manifest
+from edgevision.bundle.manifest import (
+    MANIFEST_NAME,
+    ArtifactEntry,
+    Manifest,
+    check_path,
+    parse_manifest,
+)
 from edgevision.errors import BundleError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
+_MAX_MESSAGE = 200
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # What zipfile and zlib raise on damaged archives.
@@ -51,10 +58,11 @@ def write_archive(folder: Path, manifest: Manifest, path: Path) -> None:
                     target.write(chunk)
 
 
-def extract(path: Path, folder: Path) -> Manifest:
+def extract(path: Path, folder: Path, *, strict: bool = True) -> tuple[Manifest, integrity.Damaged]:
     """Check the zip at ``path`` and unpack it into the empty ``folder``.
 
-    No more than the declared size of an entry is ever unpacked, so a zip bomb costs nothing.
+    No more than the declared size of an entry is ever unpacked, so a zip bomb costs nothing. With
+    ``strict`` False engines may be damaged; those are not unpacked.
 
     Raises:
         BundleError: not a zip, entries that are links, encrypted, duplicate, badly named or of
@@ -64,13 +72,13 @@ def extract(path: Path, folder: Path) -> Manifest:
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
         raise BundleError(
-            f"{path} is neither a bundle folder nor a readable zip: {error}"
+            f"{path} is neither a bundle folder nor a readable zip: {_told(error)}"
         ) from error
     except OSError as error:
         # zipfile seeks to where a damaged directory says; that is the archive's fault.
         if error.errno is None or error.filename is not None:
             raise
-        raise BundleError(f"{path} is a damaged zip: {error}") from error
+        raise BundleError(f"{path} is a damaged zip: {_told(error)}") from error
     with archive:
         entries = _checked_entries(archive)
         if MANIFEST_NAME not in entries:
@@ -84,22 +92,32 @@ def extract(path: Path, folder: Path) -> Manifest:
         manifest = parse_manifest(data)
         unnamed = (MANIFEST_NAME, SIGNATURE_NAME)
         sizes = {name: info.file_size for name, info in entries.items() if name not in unnamed}
-        integrity.check_declared(manifest, sizes)
+        damaged = integrity.check_declared(manifest, sizes, strict=strict)
         (folder / MANIFEST_NAME).write_bytes(data)
         if SIGNATURE_NAME in entries:
             integrity.check_signature_size(entries[SIGNATURE_NAME].file_size)
             signature = b"".join(_read(archive, entries[SIGNATURE_NAME]))
             (folder / SIGNATURE_NAME).write_bytes(signature)
         for entry in manifest.artifacts:
-            digest = hashlib.sha256()
-            target = folder / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                for chunk in _read(archive, entries[entry.path]):
-                    digest.update(chunk)
-                    file.write(chunk)
-            integrity.check_hash(entry, digest.hexdigest())
-    return manifest
+            if entry.path in damaged:
+                continue
+            with damaged.noting(entry, strict=strict):
+                _unpack(archive, entries[entry.path], entry, folder / entry.path)
+            if entry.path in damaged:
+                (folder / entry.path).unlink()
+    return manifest, damaged
+
+
+def _unpack(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry: ArtifactEntry, target: Path
+) -> None:
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        for chunk in _read(archive, info):
+            digest.update(chunk)
+            file.write(chunk)
+    integrity.check_hash(entry, digest.hexdigest())
 
 
 def _checked_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -136,13 +154,17 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
             # Reading past the end makes zipfile compare the checksum.
             surplus = source.read(1)
     except _DAMAGE as error:
-        raise BundleError(f"'{info.filename}' in the zip is damaged: {error}") from error
+        raise BundleError(f"'{info.filename}' in the zip is damaged: {_told(error)}") from error
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise BundleError(f"'{info.filename}' in the zip is damaged: {error}") from error
+        raise BundleError(f"'{info.filename}' in the zip is damaged: {_told(error)}") from error
     if left or surplus:
         raise BundleError(
             f"'{info.filename}' expected: {info.file_size} bytes, found: "
             f"{'more' if surplus else info.file_size - left}."
         )
+
+
+def _told(error: Exception) -> str:
+    return str(error)[:_MAX_MESSAGE]  # it may quote any number of the archive's bytes

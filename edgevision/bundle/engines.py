@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ CHOICE_FACTS = (
     "hardware_compatibility",
     "version_compatible",
     "version",
+    "platform",
     "dla_core",
     "batch",
     "onnx_sha256",
@@ -53,16 +54,18 @@ def add_engine(
 ) -> ArtifactEntry:
     """Put an engine into ``engines/<target>/<hash>/`` with its sidecar, and into the manifest.
 
-    An engine of the same target and file name is replaced. The new files get a folder of their
-    own and the manifest is renamed into place after them, so a kill leaves the bundle as it was.
-    A zip is written anew. The signature of a signed bundle no longer holds and goes.
+    An engine of the same target and file name is replaced, and damaged ones are dropped. The new
+    files get a folder of their own and the manifest is renamed into place after them, so a kill
+    leaves the bundle as it was. A zip is written anew. The signature of a signed bundle no longer
+    holds and goes.
 
     Args:
         bundle: folder or zip.
         target: name of the target that it was built for.
         engine: the file; its name is kept.
         sidecar: plain JSON values: compute capabilities, versions, flags, ONNX hash, layers. The
-            time that the build took is not stored.
+            time that the build took is not stored; hashes of the bundle's calibration are, beside
+            an engine with a ``scheme``.
         backend: that opens it, e.g. ``tensorrt_rtx``.
         role: of the graph that it was built from; None is run only when it is named.
         precision, scheme: of the network inside.
@@ -76,14 +79,16 @@ def add_engine(
     for path in (source, Path(timing_cache or source)):
         if not path.is_file():
             raise InputError(f"No file at {path}.")
-    try:
-        kept = {key: value for key, value in sidecar.items() if key not in _VOLATILE}
-        text = json.dumps(kept, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Sidecar of {engine} must hold plain JSON values: {error}") from error
     folder = f"{ENGINES}/{target}/{sha256_file(source)[:16]}"
     name = check_path(f"{folder}/{source.name}")
-    with open_bundle(bundle) as opened:
+    with open_bundle(bundle, strict=False) as opened:
+        facts = {key: value for key, value in sidecar.items() if key not in _VOLATILE}
+        if scheme is not None:
+            facts["calibration"] = _calibration(opened.manifest)
+        try:
+            text = json.dumps(facts, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Sidecar of {engine} must hold plain JSON values: {error}") from error
         entries = {
             name: _store(
                 opened.folder,
@@ -102,7 +107,8 @@ def add_engine(
         if timing_cache:
             cache = f"{folder}/timing.cache"
             entries[cache] = _store(opened.folder, cache, Path(timing_cache), kind="timing-cache")
-        manifest = _with(opened.manifest, entries, _replaced(opened.manifest, target, source.name))
+        gone = _replaced(opened.manifest, target, source.name) | opened.damaged.keys()
+        manifest = _with(opened.manifest, entries, gone)
         write_atomic(opened.folder / MANIFEST_NAME, manifest.to_bytes())
         if (opened.folder / SIGNATURE_NAME).is_file():
             (opened.folder / SIGNATURE_NAME).unlink()
@@ -141,22 +147,36 @@ def _store(folder: Path, name: str, source: Path | bytes, **facts: Any) -> Artif
     return ArtifactEntry(path=name, sha256=sha256_file(stored), size=stored.stat().st_size, **facts)
 
 
-def _replaced(manifest: Manifest, target: str, engine: str) -> tuple[str, ...]:
-    """Folders of engines with the same target and file name."""
-    return tuple(
-        entry.path.rpartition("/")[0] + "/"
+def _calibration(manifest: Manifest) -> dict[str, str]:
+    """Path → sha256 of what the quantized graphs were calibrated with."""
+    found = [entry for entry in manifest.artifacts if entry.kind == "calibration"]
+    return {entry.path: entry.sha256 for entry in found}
+
+
+def _replaced(manifest: Manifest, target: str, engine: str) -> set[str]:
+    """Engines with the same target and file name."""
+    return {
+        entry.path
         for entry in manifest.artifacts
         if entry.kind == "engine"
         and entry.path.startswith(f"{ENGINES}/{target}/")
         and entry.path.endswith(f"/{engine}")
-    )
+    }
 
 
 def _with(
-    manifest: Manifest, entries: Mapping[str, ArtifactEntry], replaced: tuple[str, ...]
+    manifest: Manifest, entries: Mapping[str, ArtifactEntry], gone: Collection[str]
 ) -> Manifest:
+    """The manifest with ``entries``, without the engines ``gone`` and what lies beside them."""
+    folders = tuple(
+        f"{path.rpartition('/')[0]}/"
+        for path in gone
+        if path.startswith(f"{ENGINES}/") and path.count("/") == 3  # as add_engine lays them out
+    )
     kept = {
-        entry.path: entry for entry in manifest.artifacts if not entry.path.startswith(replaced)
+        entry.path: entry
+        for entry in manifest.artifacts
+        if entry.path not in gone and not entry.path.startswith(folders)
     }
     artifacts = {**kept, **entries}
     golden = manifest.golden

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgevision.bundle.manifest import MANIFEST_NAME, ArtifactEntry, Manifest
@@ -22,25 +23,41 @@ SIGNATURE_NAME = "model.sig"  # of the manifest, and so not named in it
 ENGINES = "engines"
 
 
-def check_declared(manifest: Manifest, sizes: dict[str, int], *, total: int = MAX_TOTAL) -> None:
+class Damaged(dict[str, str]):
+    """Engine → what is wrong with it, where a damaged engine does not make the bundle unusable.
+
+    Other files of the bundle can do its work; nothing can do that of any other kind of file.
+    """
+
+    @contextmanager
+    def noting(self, entry: ArtifactEntry, *, strict: bool) -> Iterator[None]:
+        """Take up what is raised about ``entry`` in the block; raised where it is no engine."""
+        try:
+            yield
+        except BundleError as error:
+            if strict or entry.kind != "engine":
+                raise
+            self[entry.path] = error.message
+
+
+def check_declared(
+    manifest: Manifest, sizes: dict[str, int], *, total: int = MAX_TOTAL, strict: bool = True
+) -> Damaged:
     """Compare the files there are with those that the manifest names.
 
     Args:
         manifest: parsed, not yet trusted.
         sizes: path → size in bytes of every file beside the manifest.
         total: limit of the sum of sizes.
+        strict: False: an engine may be missing or of another size, and is then in the result.
 
     Raises:
         BundleError: a file is missing, not named in the manifest, or of another size.
     """
+    damaged = Damaged()
     for entry in manifest.artifacts:
-        if entry.path not in sizes:
-            raise BundleError(f"Bundle lacks '{entry.path}', which its manifest names.")
-        if sizes[entry.path] != entry.size:
-            raise BundleError(
-                f"'{entry.path}' expected: {entry.size} bytes, found: {sizes[entry.path]}.",
-                hint="The file was cut short or changed. Copy the bundle again.",
-            )
+        with damaged.noting(entry, strict=strict):
+            _check_size(entry, sizes)
     known = {entry.path for entry in manifest.artifacts}
     stray = sorted(path for path in sizes if path not in known)
     if stray:
@@ -50,6 +67,17 @@ def check_declared(manifest: Manifest, sizes: dict[str, int], *, total: int = MA
         )
     if sum(sizes.values()) > total:
         raise BundleError(f"Bundle is larger than the limit of {total} bytes.")
+    return damaged
+
+
+def _check_size(entry: ArtifactEntry, sizes: dict[str, int]) -> None:
+    if entry.path not in sizes:
+        raise BundleError(f"Bundle lacks '{entry.path}', which its manifest names.")
+    if sizes[entry.path] != entry.size:
+        raise BundleError(
+            f"'{entry.path}' expected: {entry.size} bytes, found: {sizes[entry.path]}.",
+            hint="The file was cut short or changed. Copy the bundle again.",
+        )
 
 
 def check_hash(entry: ArtifactEntry, digest: str) -> None:
@@ -135,12 +163,15 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
             raise BundleError(f"Bundle holds something that is no plain file: '{name}'.")
 
 
-def check_folder(folder: Path, manifest: Manifest) -> None:
-    """Check every file of an unpacked bundle.
+def check_folder(folder: Path, manifest: Manifest, *, strict: bool = True) -> Damaged:
+    """Check every file of an unpacked bundle; with ``strict`` False, engines may be damaged.
 
     Raises:
         BundleError: see ``check_declared``, ``check_hash`` and ``folder_sizes``.
     """
-    check_declared(manifest, folder_sizes(folder, manifest))
+    damaged = check_declared(manifest, folder_sizes(folder, manifest), strict=strict)
     for entry in manifest.artifacts:
-        check_hash(entry, sha256_file(folder / entry.path))
+        if entry.path not in damaged:
+            with damaged.noting(entry, strict=strict):
+                check_hash(entry, sha256_file(folder / entry.path))
+    return damaged

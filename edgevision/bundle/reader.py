@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -20,6 +21,7 @@ class Bundle:
         source: what was opened.
         folder: where the files lie now.
         manifest: what they are.
+        damaged: engine → what is wrong with its file; only where the bundle was opened so.
     """
 
     def __init__(
@@ -27,11 +29,13 @@ class Bundle:
         source: Path,
         folder: Path,
         manifest: Manifest,
+        damaged: Mapping[str, str],
         temporary: TemporaryDirectory[str] | None = None,
     ) -> None:
         self.source = source
         self.folder = folder
         self.manifest = manifest
+        self.damaged = damaged
         # Cleaned up at the latest when the object goes, also where nobody calls close.
         self._finalizer = weakref.finalize(self, temporary.cleanup) if temporary else None
 
@@ -39,9 +43,11 @@ class Bundle:
         """The file of an artifact.
 
         Raises:
-            BundleError: the manifest does not name it.
+            BundleError: the manifest does not name it, or it is a damaged engine.
         """
         name = entry if isinstance(entry, str) else entry.path
+        if name in self.damaged:
+            raise BundleError(self.damaged[name])
         return self.folder / self.manifest.artifact(name).path
 
     def by_role(self, role: str) -> list[ArtifactEntry]:
@@ -65,11 +71,16 @@ class Bundle:
         self.close()
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, *, strict: bool = True) -> Bundle:
     """Open a bundle and check every byte of it.
 
     The manifest's form is checked first, then the size and hash of every file; nothing is parsed
     before. A zip is unpacked into a temporary folder, which lives as long as the bundle.
+
+    Args:
+        path: folder or zip.
+        strict: False: an engine that is missing or is not the file that was stored is told in
+            ``Bundle.damaged`` and cannot be used, but the rest can.
 
     Raises:
         BundleError: there is no bundle, or it is damaged, tampered with or of an unknown version;
@@ -78,14 +89,14 @@ def open_bundle(path: str | Path) -> Bundle:
     source = Path(path)
     if source.is_dir():
         manifest = parse_manifest(integrity.read_manifest_bytes(source))
-        integrity.check_folder(source, manifest)
-        return Bundle(source, source, manifest)
+        damaged = integrity.check_folder(source, manifest, strict=strict)
+        return Bundle(source, source, manifest, damaged)
     if not source.is_file():
         raise BundleError(f"No bundle at {source}.", hint="Give the folder or zip of a bundle.")
     temporary = TemporaryDirectory(prefix="edgevision-bundle-")
     try:
-        manifest = extract(source, Path(temporary.name))
+        manifest, damaged = extract(source, Path(temporary.name), strict=strict)
     except BaseException:
         temporary.cleanup()
         raise
-    return Bundle(source, Path(temporary.name), manifest, temporary)
+    return Bundle(source, Path(temporary.name), manifest, damaged, temporary)

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edgevision.cli._device import DeviceOption, machine_of
+from edgevision.cli._device import DeviceOption
+from edgevision.cli._rebuild import RebuildOption, machine_with_engine
 from edgevision.errors import NotFasterError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def _bench(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of both sides.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of each measurement.")] = 10.0,
     device: DeviceOption = None,
+    rebuild: RebuildOption = False,
     fleet: Annotated[
         Path | None, typer.Option(help="YAML file of devices, to measure on all of them.")
     ] = None,
@@ -70,11 +72,19 @@ def _bench(
 
         if device is not None or threads is not None:
             raise UsageError("With --fleet, devices and threads are named in its file.")
+        if rebuild:
+            raise UsageError(
+                "--rebuild writes into the bundle, which a fleet shares.",
+                hint="Build for each first: edgevision bench BUNDLE --device … --rebuild",
+            )
         bench_devices(
             bundle, fleet, out, artifact=artifact, against=baseline, batch=batch, config=config
         )
         return
-    with machine_of(device) as machine, Phases(Console(stderr=True)) as phases:
+    with (
+        machine_with_engine(bundle, device, rebuild=rebuild, artifact=artifact) as machine,
+        Phases(Console(stderr=True)) as phases,
+    ):
         report = bench_bundle(
             bundle,
             artifact=artifact,

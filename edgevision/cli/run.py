@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from edgevision.cli._device import DeviceOption, machine_of
+from edgevision.cli._device import DeviceOption
+from edgevision.cli._rebuild import RebuildOption, machine_with_engine
 from edgevision.errors import DataError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Examples:
 
   edgevision run bundle.zip --source photos/ --out drawn/ --json
 
-  edgevision run bundle/ --source photos/ --device ssh://me@jetson
+  edgevision run bundle/ --source photos/ --device ssh://me@jetson --rebuild
 """
 _VIDEO = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 
@@ -50,6 +51,7 @@ def _run(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: DeviceOption = None,
+    rebuild: RebuildOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line a file.")] = False,
 ) -> None:
     from edgevision.runtime import load
@@ -59,7 +61,7 @@ def _run(
     failed = done = 0
     table = Table("prediction", Column("file", overflow="fold"))
     with (
-        machine_of(device) as machine,
+        machine_with_engine(bundle, device, rebuild=rebuild, artifact=artifact) as machine,
         load(bundle, artifact=artifact, threads=threads, machine=machine) as model,
     ):
         errors.print(str(model.choice), highlight=False, markup=False, soft_wrap=True)

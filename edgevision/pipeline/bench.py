@@ -28,6 +28,7 @@ from edgevision.devices.sensors import Sensors, find_sensors
 from edgevision.errors import BundleError, UnavailableError
 from edgevision.machine import WATCH_SECONDS, Machine
 from edgevision.runtime import Model, load
+from edgevision.runtime.golden import golden_tensor
 
 REPORT_NAME = "report.json"
 
@@ -87,7 +88,7 @@ def bench_bundle(
     """
     config = _with_batch(config or BenchConfig(), batch)
     with (
-        open_bundle(path) as bundle,
+        open_bundle(path, strict=False) as bundle,
         load(bundle, artifact=against, threads=threads, machine=machine) as baseline,
         load(bundle, artifact=artifact, threads=threads, machine=machine) as model,
     ):
@@ -186,7 +187,7 @@ def _golden_tensor(bundle: Bundle, batch: int) -> Any:
     golden = bundle.manifest.golden
     if golden is None:
         raise BundleError(f"{bundle.source} has no golden images to measure with.")
-    rows = np.load(bundle.path(golden.tensor), allow_pickle=False)
+    rows = golden_tensor(bundle, golden)
     return np.ascontiguousarray(rows[np.arange(batch) % len(rows)])
 
 

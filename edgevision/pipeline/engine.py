@@ -153,7 +153,7 @@ def build_engine(
         )
     if float_precision is not None:
         raise UsageError(AS_PROVEN)
-    with open_bundle(path) as bundle:
+    with open_bundle(path, strict=False) as bundle:
         entry = graph_for(bundle, device)
         graph = bundle.path(entry)
         if out is not None:
@@ -231,7 +231,11 @@ def sidecar_of(
 
 
 def graph_for(bundle: Bundle, device: Target) -> ArtifactEntry:
-    """The graph of the target's scheme; one whose accuracy was never proven comes last."""
+    """The graph of the target's scheme; one whose accuracy was never proven comes last.
+
+    Raises:
+        InputError: there is none.
+    """
     graphs = [entry for entry in bundle.manifest.runnable() if entry.kind == "onnx"]
     graphs.sort(key=lambda entry: _BEST_FIRST.index(entry.role))
     for entry in graphs:

@@ -25,7 +25,7 @@ def bundle_layers(bundle: Bundle) -> dict[str, list[LayerRow]]:
     """
     report = _report(bundle)
     found: dict[str, list[LayerRow]] = {}
-    for entry, _, obstacle in ranked(bundle.manifest):
+    for entry, _, obstacle in ranked(bundle):
         layers: Sequence[LayerInfo]
         if entry.kind == "engine":
             layers = _stored_layers(bundle, entry)

@@ -77,6 +77,11 @@ class RemoteDevice:
         """Whether that is a TensorRT that wants a float16 graph, not a flag, for float16."""
         return bool(self.survey["backends"][backend]["takes_types_from_graph"])
 
+    @property
+    def allows_host_code(self) -> bool:
+        """Whether engines that carry code for its CPU may be opened there."""
+        return bool(self.survey["allows_host_code"])
+
     def versions(self) -> dict[str, str]:
         """Of the packages there that decide a result."""
         return dict(self.survey["environment"]["packages"])

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from edgevision.errors import UsageError
 from edgevision.machine import ThisMachine
+from edgevision.runtime.fits import engine_misfit
 
 if TYPE_CHECKING:
-    from edgevision.bundle import ArtifactEntry, Manifest
+    from edgevision.bundle import ArtifactEntry, Bundle, Manifest
     from edgevision.machine import Machine
 
 _ROLES = ("baseline", "shipped")
@@ -80,17 +81,17 @@ def backend_for(entry: ArtifactEntry, machine: Machine | None = None) -> tuple[s
 
 
 def by_default(
-    manifest: Manifest, machine: Machine | None = None
+    bundle: Bundle, machine: Machine | None = None
 ) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
     """As ``ranked``, for a caller who named none: what is not proven to be good is passed over.
 
     That is an engine without a role, and all but the baseline where the verdict failed.
     """
-    verdict = manifest.verdict
+    verdict = bundle.manifest.verdict
     failed = None
     if verdict is not None and not verdict.passed:
         failed = ": ".join(["the bundle's verdict failed", *verdict.reasons[:1]])
-    for entry, reason, obstacle in ranked(manifest, machine):
+    for entry, reason, obstacle in ranked(bundle, machine):
         if obstacle is None and entry.role is None:
             obstacle = _UNPROVEN
         if failed is None:
@@ -102,7 +103,7 @@ def by_default(
 
 
 def ranked(
-    manifest: Manifest, machine: Machine | None = None
+    bundle: Bundle, machine: Machine | None = None
 ) -> Iterator[tuple[ArtifactEntry, str, str | None]]:
     """Runnable artifacts, best first: (entry, reason for it, why it cannot run there or None).
 
@@ -112,10 +113,10 @@ def ranked(
     ``machine``: None for this one.
     """
     machine = machine or ThisMachine()
-    entries = manifest.runnable()
+    entries = bundle.manifest.runnable()
     engines = [entry for entry in entries if entry.kind == "engine"]
     for entry in sorted(engines, key=lambda entry: _ENGINES_FIRST.index(entry.role)):
-        yield entry, "an engine built for this machine", _engine_obstacle(entry, machine)
+        yield entry, "an engine built for this machine", engine_obstacle(bundle, entry, machine)
     onnx = [entry for entry in entries if entry.kind == "onnx"]
     for entry in onnx:
         if entry.role == "shipped":
@@ -154,19 +155,23 @@ def _onnx_obstacle(entry: ArtifactEntry, machine: Machine) -> str | None:
     )
 
 
-def _engine_obstacle(entry: ArtifactEntry, machine: Machine) -> str | None:
+def engine_obstacle(bundle: Bundle, entry: ArtifactEntry, machine: Machine) -> str | None:
     """Why an engine cannot run there, as far as that can be known before it is opened."""
-    obstacle = _backend_obstacle(entry.backend, machine)
-    if obstacle is not None:
+    missing = _backend_obstacle(entry.backend, machine)
+    if missing is not None or entry.backend is None:
+        return bundle.damaged.get(entry.path, missing)
+    obstacle = bundle.damaged.get(entry.path) or engine_misfit(entry.meta, entry.backend, machine)
+    return None if obstacle is None else or_rebuild(bundle, entry, obstacle, machine)
+
+
+def or_rebuild(bundle: Bundle, entry: ArtifactEntry, obstacle: str, machine: Machine) -> str:
+    """``obstacle`` of an engine with the way out of it, where there is one."""
+    if entry.backend is None or not machine.can_build(entry.backend).ok:
         return obstacle
-    built = entry.meta.get("compute_capabilities")
-    if built is None:
-        return None  # of a backend whose artifacts are not tied to a GPU
-    here = (machine.facts.compute_capability or "").replace(".", "")
-    names = [str(name).replace(".", "") for name in built] if isinstance(built, list) else []
-    if here not in names:
-        return f"built for SM {', '.join(names) or 'unknown'}, this GPU is SM {here or 'unknown'}"
-    return None
+    graphs = [other for other in bundle.manifest.runnable() if other.kind == "onnx"]
+    if entry.scheme is not None and entry.scheme not in {graph.scheme for graph in graphs}:
+        return obstacle
+    return f"{obstacle.rstrip('.')}; --rebuild may build one"
 
 
 def _backend_obstacle(name: str | None, machine: Machine) -> str | None:

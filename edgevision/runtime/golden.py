@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
 # An engine without outputs of its own is compared with the graph that it was built from; both
 # round in INT8, each in its own way.
 _ENGINE_ALLOWANCE = 2.0
+# What numpy raises on damaged headers, which it reads as Python, and on sizes that cannot be.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    TokenError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    Warning,
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,7 @@ def check_golden(
     tensor = _check_preprocessing(bundle, golden)
     checks: list[GoldenCheck] = []
     skipped: list[str] = []
-    for entry, _, obstacle in ranked(bundle.manifest, machine):
+    for entry, _, obstacle in ranked(bundle, machine):
         reference = _reference(bundle, golden, entry)
         if obstacle is None and reference is None:
             obstacle = "no golden outputs are stored for it"
@@ -99,14 +114,24 @@ def check_golden(
     return GoldenResult(len(golden.images), tuple(checks), tuple(skipped))
 
 
-def _check_preprocessing(bundle: Bundle, golden: Golden) -> npt.NDArray[np.float32]:
+def golden_tensor(bundle: Bundle, golden: Golden) -> npt.NDArray[np.float32]:
+    """(N, C, height, width) float32: the golden images as they were preprocessed.
+
+    Raises:
+        BundleError: the file holds something else.
+    """
     stored = _array(bundle.path(golden.tensor))
-    preprocessing = bundle.manifest.preprocess()
-    expected = (len(golden.images), *preprocessing.input_shape)
+    expected = (len(golden.images), *bundle.manifest.preprocess().input_shape)
     if stored.shape != expected or stored.dtype != np.float32:
         raise BundleError(
             f"'{golden.tensor}' expected: float32 {expected}, found: {stored.dtype} {stored.shape}."
         )
+    return stored
+
+
+def _check_preprocessing(bundle: Bundle, golden: Golden) -> npt.NDArray[np.float32]:
+    stored = golden_tensor(bundle, golden)
+    preprocessing = bundle.manifest.preprocess()
     for name, row in zip(golden.images, stored, strict=True):
         tensor = preprocessing(read_image(bundle.path(name)))[0]
         if tensor.tobytes() != np.ascontiguousarray(row).tobytes():
@@ -161,9 +186,10 @@ def _check_outputs(
 def _array(path: Path) -> npt.NDArray[Any]:
     try:
         # Not np.load, which would take a zip for a set of arrays.
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("error")  # of headers that are mended by guessing
             array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise BundleError(f"'{path.name}' is no readable .npy file: {error}") from error
     if array.dtype.kind not in "fiu" or not array.size:
         raise BundleError(f"'{path.name}' must hold a numeric array that is not empty.")

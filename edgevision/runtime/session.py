@@ -24,7 +24,15 @@ from edgevision.errors import (
 from edgevision.machine import ThisMachine
 from edgevision.preprocessing import Float32
 from edgevision.runtime import inputs
-from edgevision.runtime.choose import ONNXRUNTIME, Choice, asked_for, backend_for, by_default
+from edgevision.runtime.choose import (
+    ONNXRUNTIME,
+    Choice,
+    asked_for,
+    backend_for,
+    by_default,
+    engine_obstacle,
+    or_rebuild,
+)
 from edgevision.tasks import get_task
 from edgevision.tasks.base import Prediction
 
@@ -248,11 +256,11 @@ def load(
 ) -> Model:
     """Open a bundle with the best artifact that this machine can run.
 
-    Every hash is checked first. An engine whose compute capability is this GPU's comes before the
-    ONNX file of this CPU's quantization scheme, run by the backend that it was measured on, and
-    that before the FP32 baseline. Where the
-    bundle's verdict failed, the baseline runs, and an engine whose accuracy was never proven does
-    not. ``model.choice`` says which was taken and why the others were not.
+    Every hash is checked first; an engine whose hash is wrong is passed over. One that fits this
+    machine by its sidecar (``edgevision.runtime.fits``) comes before the ONNX file of this CPU's
+    quantization scheme, run by the backend that it was measured on, and that before the FP32
+    baseline. Where the bundle's verdict failed, the baseline runs, and an engine whose accuracy was
+    never proven does not. ``model.choice`` says which was taken and why the others were not.
 
     Args:
         path: a bundle's folder or zip, or an opened bundle, which then stays open on close.
@@ -262,7 +270,8 @@ def load(
         machine: that runs the network, None for this one. Images are read and prepared here.
 
     Raises:
-        BundleError: the bundle is damaged, tampered with or of an unknown version.
+        BundleError: the bundle is damaged, tampered with or of an unknown version, in more than
+            engines that were not named.
         UnavailableError: nothing in it runs here, or ``artifact`` does not; says why.
         UsageError: ``artifact`` names nothing that can be run.
 
@@ -273,7 +282,7 @@ def load(
     from edgevision.bundle import Bundle, open_bundle
 
     owned = not isinstance(path, Bundle)
-    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    bundle = path if isinstance(path, Bundle) else open_bundle(path, strict=False)
     try:
         runner, choice = _open(bundle, artifact, threads, machine or ThisMachine())
         try:
@@ -297,9 +306,13 @@ def _open(
 
     if artifact is not None:
         entry = asked_for(bundle.manifest, artifact)
+        if entry.kind == "engine" and entry.path not in bundle.damaged:
+            obstacle = engine_obstacle(bundle, entry, machine)
+            if obstacle is not None:
+                raise UnavailableError(f"'{entry.path}' does not run on {machine}: {obstacle}.")
         return opened(entry), _choice(entry, "asked for", [], machine)
     passed_over: list[str] = []
-    for entry, reason, obstacle in by_default(bundle.manifest, machine):
+    for entry, reason, obstacle in by_default(bundle, machine):
         if obstacle is None:
             try:
                 return opened(entry), _choice(entry, reason, passed_over, machine)
@@ -312,6 +325,8 @@ def _open(
                     raise
                 obstacle = error.message
                 _LOG.warning("%s does not open here: %s", entry.path, obstacle)
+                if entry.kind == "engine":
+                    obstacle = or_rebuild(bundle, entry, obstacle, machine)
         passed_over.append(f"{entry.path}: {obstacle}")
     raise UnavailableError(
         f"Nothing in the bundle runs on {machine}: " + "; ".join(passed_over or ["it is empty"])
@@ -321,7 +336,10 @@ def _open(
 def _artifact(bundle: Bundle, entry: ArtifactEntry, backend: str) -> Artifact:
     from edgevision.backends.base import Artifact
 
-    return Artifact(backend, bundle.path(entry), dict(entry.meta))
+    meta = dict(entry.meta)
+    if entry.kind == "engine":
+        meta["sha256"] = entry.sha256  # compared again with the bytes that are deserialized
+    return Artifact(backend, bundle.path(entry), meta)
 
 
 def _choice(entry: ArtifactEntry, reason: str, passed_over: list[str], machine: Machine) -> Choice:

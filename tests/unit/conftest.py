@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,25 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
         return _make(tmp_path / name, **options)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a real engine of its shipped graph, for SM 86. Not to be changed."""
+    from edgevision.pipeline.engine import build_engine
+
+    found = get_backend("tensorrt_rtx").is_available()
+    if not found.ok:
+        pytest.skip(found.reason)
+    folder = _make(tmp_path_factory.mktemp("built") / "bundle", scheme="tensorrt")
+    build_engine(folder, "rtx", compute_capabilities=["86"])
+    return folder
+
+
+@pytest.fixture
+def engine_bundle(built_once: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(built_once, tmp_path / "bundle"))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ _PLAYED = r"""
 #include <stdlib.h>
 #include <string.h>
 int cudaGetDeviceCount(int *count) { *count = 1; return 0; }
+int cudaRuntimeGetVersion(int *version) { *version = 12060; return 0; }
 int cudaDeviceGetAttribute(int *value, int attribute, int device) {
   *value = attribute == 18 && device == 0; return 0; }
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
@@ -63,6 +64,7 @@ def nvidias() -> Cuda:
 @pytest.mark.parametrize("shared", [False, True])
 def test_moves_an_array_there_and_back(played: Cuda, shared: bool) -> None:
     assert played.device_count() == 1
+    assert played.version() == "12.6"
     assert played.is_integrated()
     values = np.arange(24, dtype=np.float32).reshape(2, 12)
     stream = played.stream()
@@ -86,6 +88,7 @@ def test_an_error_is_raised_with_its_words(played: Cuda) -> None:
 
 def test_nvidias_own_library_without_a_driver() -> None:
     cuda = nvidias()
+    assert int(cuda.version().split(".")[0]) >= 11
     if cuda.device_count():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UnavailableError, match="driver"):

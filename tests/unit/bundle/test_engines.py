@@ -47,6 +47,16 @@ def test_role_and_sidecar_say_only_what_the_build_made(bundle: Path, tmp_path: P
     assert add_engine(bundle, "rtx", engine, facts, backend="tensorrt_rtx").role == "shipped"
 
 
+def test_the_sidecar_of_a_quantized_engine_names_its_calibration(
+    bundle: Path, tmp_path: Path
+) -> None:
+    engine = _engine(tmp_path, b"engine")
+    entry = add_engine(bundle, "rtx", engine, SIDECAR, backend="tensorrt_rtx", scheme="tensorrt")
+    with open_bundle(bundle) as opened:
+        table = opened.manifest.artifact("calibration.json")
+        assert engine_sidecar(opened, entry)["calibration"] == {table.path: table.sha256}
+
+
 def test_a_new_build_replaces_the_old_one(bundle: Path, tmp_path: Path) -> None:
     first = add_engine(bundle, "rtx", _engine(tmp_path, b"one"), SIDECAR, backend="tensorrt_rtx")
     other = add_engine(

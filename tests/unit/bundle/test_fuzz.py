@@ -1,146 +1,225 @@
-"""Thousands of damaged bundles: a ``BundleError`` or the right bundle, nothing else."""
+"""Damaged bundles by the thousand: one of our errors or the right bundle, and nothing beside it."""
 
 from __future__ import annotations
 
+import filecmp
+import io
 import json
 import random
-from collections.abc import Callable
+import shutil
+import signal
+import tempfile
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+from rich.console import Console
 
-from edgevision.bundle import open_bundle, write_zip
-from edgevision.errors import BundleError
+from edgevision.benchmark.report_schema import ModelSection, Report
+from edgevision.bundle import Bundle, Verdict, add_engine, open_bundle, write_zip
+from edgevision.cli.inspect import _show
+from edgevision.errors import EdgeVisionError
+from edgevision.machine import Machine
+from edgevision.pipeline.layers import bundle_layers
+from edgevision.runtime import load
+from edgevision.runtime.golden import check_golden
+from tests.unit.backends.vendor import plan
+from tests.unit.bundle import mutations
+from tests.unit.runtime.boards import Board
 
-Write = Callable[[Path, Path], Path]
-
-_VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    1e308,
-    10**400,
-    "",
-    "x",
-    "../../evil",
-    "/evil",
-    "a\0b",
-    "\ud800",
-    "x" * 5000,
-    [],
-    {},
-    [[]],
-    {"a": {"b": []}},
-    "0" * 64,
-    "golden/tensor.npy",
-    "manifest.json",
-]
+_SECONDS = 10  # a case takes milliseconds; on a busy machine more
+_SIDECAR = {
+    "backend": "tensorrt_rtx",
+    "version": "1.7.1.116",
+    "compute_capabilities": ["86", "89"],
+    "batch": {"min": 1, "opt": 1, "max": 32},
+    "platform": "Linux x86_64",
+    "layers": [{"name": "conv", "operator": "Conv", "precision": "int8", "nodes": ["conv"]}],
+}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, write: Write) -> Path:
-    return write(tmp_path_factory.mktemp("whole") / "bundle", tmp_path_factory.mktemp("source"))
+_PACKAGES = {"tensorrt-rtx": "1.7.1"}
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    children: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        children = list(value.items())
-    elif isinstance(value, list):
-        children = list(enumerate(value))
-    return [path] * bool(path) + [p for k, v in children for p in _places(v, (*path, k))]
+_ALL = slice(None)
 
 
-def _mutate(values: dict[str, Any], generator: random.Random) -> None:
-    for _ in range(generator.choice([1, 1, 1, 2, 4])):
-        place = generator.choice(_places(values))
-        holder: Any = values
-        for key in place[:-1]:
-            holder = holder[key]
-        action = generator.random()
-        if action < 0.2:
-            del holder[place[-1]]
-        elif action < 0.3 and isinstance(holder, dict):
-            holder[generator.choice(["extra", "path", "size"])] = generator.choice(_VALUES)
-        elif action < 0.4 and isinstance(holder, list):
-            holder.append(generator.choice([*_VALUES, *holder]))
-        else:
-            holder[place[-1]] = generator.choice(_VALUES)
-        if not values:
-            return
+class _Hung(BaseException):
+    """A case took too long."""
 
 
-def test_mutated_manifests(whole: Path) -> None:
-    manifest = whole / "manifest.json"
-    good = manifest.read_bytes()
-    generator = random.Random(7)
-    refused = 0
+@pytest.fixture
+def whole(tmp_path: Path, make_bundle: Callable[..., Path]) -> Path:
+    """A bundle with graphs that run, golden vectors, a report and an engine with its sidecar."""
+    folder = make_bundle("whole")
+    verdict = Verdict(passed=True, exit_code=0)
+    model = ModelSection(reference="net", task="classification", input="input", classes=3)
+    report = Report(title="net", model=model, target="cpu", verdict=verdict)
+    (folder / "report.json").write_bytes(report.to_bytes())
+    manifest = folder / "manifest.json"
+    values = json.loads(manifest.read_bytes())
+    values["artifacts"].append({"path": "report.json", "kind": "report", "sha256": "", "size": 0})
+    manifest.write_text(json.dumps(values))
+    mutations.restate(folder, folder / "report.json")
+    engine = tmp_path / "net.engine"
+    engine.write_bytes(plan(b"vtrt"))
+    add_engine(folder, "rtx", engine, _SIDECAR, backend="tensorrt_rtx")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the cases lie: nothing else there, nor where temporary files go, may change."""
+    folder = tmp_path / "a" / "b"
+    (folder / "outside").mkdir(parents=True)
+    (folder / "outside" / "secret").write_bytes(b"not yours")
+    (folder / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "temporary"))
+    return folder
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    def ring(number: int, frame: types.FrameType | None) -> None:
+        raise _Hung
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
     try:
-        for _ in range(1500):
-            values = json.loads(good)
-            _mutate(values, generator)
-            manifest.write_text(json.dumps(values))
-            message = _refusal(whole)
-            refused += message is not None
-            assert message is None or 0 < len(message) < 2000
+        yield
     finally:
-        manifest.write_bytes(good)
-    assert 1000 < refused < 1500, "mutations have to reach both outcomes"
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def test_mutated_bytes_of_a_manifest(whole: Path) -> None:
-    manifest = whole / "manifest.json"
-    good = manifest.read_bytes()
-    generator = random.Random(8)
+def _run(path: Path, machine: Machine) -> None:
+    with load(path, threads=1, machine=machine) as model:
+        str(model.choice)
+        tensor = np.zeros((1, *model.preprocessing.input_shape), np.float32)
+        model.infer_tensor(tensor)
+
+
+def _outcome(step: Callable[[], object]) -> str:
     try:
-        for _ in range(1000):
-            manifest.write_bytes(_damaged(good, generator))
-            _refusal(whole)
-    finally:
-        manifest.write_bytes(good)
+        with _limited():
+            step()
+    except EdgeVisionError as error:
+        told = error
+    else:
+        return "opened"
+    assert 0 < len(told.message) < 3000
+    return "refused"
 
 
-def test_mutated_zips(whole: Path, tmp_path: Path) -> None:
-    good = write_zip(whole, tmp_path / "good.zip").read_bytes()
-    expected = (whole / "manifest.json").read_bytes()
-    place = tmp_path / "deep" / "inside"
-    place.mkdir(parents=True)
-    bad = place / "bad.zip"
-    generator = random.Random(9)
-    refused = 0
-    for _ in range(1500):
-        bad.write_bytes(_damaged(good, generator))
-        try:
-            with open_bundle(bad) as opened:
-                # What opens is the whole bundle: the damage fell on bytes that mean nothing.
-                assert (opened.folder / "manifest.json").read_bytes() == expected
-        except BundleError:
-            refused += 1
-    assert refused > 1000
-    assert [path.name for path in place.iterdir()] == ["bad.zip"], "a file was written outside"
+def _opened(path: Path, machine: Machine, looks: slice = _ALL) -> str:
+    """What becomes of a bundle; anything but one of our errors leaves from here."""
+    with ExitStack() as stack:
+        opened: list[Bundle] = []
+        told = [_outcome(lambda: opened.append(stack.enter_context(open_bundle(path))))]
+        for bundle in opened:
+            steps = _looks(bundle, machine)[looks]
+            told += [_outcome(step) for step in steps]
+    told.append(_outcome(lambda: _run(path, machine)))
+    return "partly refused" if len({*told}) == 2 else told[0]
 
 
-def _refusal(path: Path) -> str | None:
-    try:
-        open_bundle(path).close()
-    except BundleError as error:
-        return error.message
-    return None
+def _looks(bundle: Bundle, machine: Machine) -> list[Callable[[], object]]:
+    """What ``inspect`` and ``verify`` do first."""
+    return [
+        lambda: _show(Console(file=io.StringIO(), width=100), bundle),
+        lambda: bundle_layers(bundle),
+        lambda: check_golden(bundle, threads=1, machine=machine),
+    ]
 
 
-def _damaged(data: bytes, generator: random.Random) -> bytes:
-    out = bytearray(data)
-    action = generator.random()
-    if action < 0.15:
-        return bytes(out[: generator.randrange(len(out))])
-    if action < 0.25:
-        start = generator.randrange(len(out))
-        del out[start : start + generator.randrange(1, 64)]
-        return bytes(out)
-    # Damage to a zip's directory, which is at the end, is likelier to be of interest.
-    start = len(out) * 2 // 3 if generator.random() < 0.5 else 0
-    for _ in range(generator.choice([1, 1, 2, 8])):
-        out[generator.randrange(start, len(out))] = generator.randrange(256)
-    return bytes(out)
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def _fuzz_folders(
+    whole: Path,
+    place: Path,
+    count: int,
+    seed: int,
+    mutate: Callable[..., None],
+    *,
+    all_looks: bool = True,
+) -> Counter[str]:
+    generator, found, machine = random.Random(seed), Counter[str](), Board(packages=_PACKAGES)
+    case = Path(shutil.copytree(whole, place / "case", dirs_exist_ok=True))
+    for number in range(count):
+        mutate(case, generator)
+        before = _names(case)
+        found[_opened(case, machine, _ALL if all_looks else slice(number % 3, None, 3))] += 1
+        assert _names(case) == before, "opening a bundle changes nothing in it"
+        _restore(case, whole)
+        _check_outside(place)
+    return found
+
+
+def _restore(case: Path, whole: Path) -> None:
+    names = _names(whole)
+    if _names(case) != names or any(path.is_symlink() for path in case.rglob("*")):
+        shutil.rmtree(case)
+        shutil.copytree(whole, case)
+    for name in names:
+        path, good = case / name, whole / name
+        if not good.is_dir() and (not path.is_file() or not filecmp.cmp(path, good, shallow=False)):
+            if path.is_dir():
+                path.rmdir()
+            path.unlink(missing_ok=True)
+            shutil.copyfile(good, path)
+
+
+def _check_outside(place: Path) -> None:
+    beside = {path.name for path in place.iterdir()} | _names(place / "temporary")
+    assert beside <= {"outside", "temporary", "case", "case.zip"}
+    assert [path.name for path in place.parent.iterdir()] == ["b"]
+    assert [path.name for path in (place / "outside").iterdir()] == ["secret"]
+    assert (place / "outside" / "secret").read_bytes() == b"not yours"
+
+
+def _fuzz_zips(
+    whole: Path, place: Path, count: int, seed: int, *, all_looks: bool = True
+) -> Counter[str]:
+    generator, found, machine = random.Random(seed), Counter[str](), Board(packages=_PACKAGES)
+    case = place / "case.zip"
+    good = write_zip(whole, case).read_bytes()
+    for number in range(count):
+        case.write_bytes(mutations.mutate_zip(good, generator))
+        found[_opened(case, machine, _ALL if all_looks else slice(number % 3, None, 3))] += 1
+        _check_outside(place)
+    return found
+
+
+def test_the_whole_bundle_opens_in_every_way(whole: Path, place: Path) -> None:
+    assert _opened(whole, Board(packages=_PACKAGES)) == "opened"
+
+
+_FOLDERS = [mutations.mutate_manifest, mutations.mutate_file, mutations.mutate_folder]
+
+
+@pytest.mark.parametrize(("mutate", "count"), [*zip(_FOLDERS, (80, 30, 40), strict=True)])
+def test_mutated_folders(whole: Path, place: Path, mutate: Callable[..., None], count: int) -> None:
+    found = _fuzz_folders(whole, place, count, 7, mutate, all_looks=False)
+    assert found["refused"] > 5
+    assert len(found) > 1, "some do no harm, or not everywhere"
+
+
+def test_mutated_zips(whole: Path, place: Path) -> None:
+    found = _fuzz_zips(whole, place, 80, 8, all_looks=False)
+    assert found["refused"] > 40
+
+
+@pytest.mark.slow  # ten thousand cases
+def test_ten_thousand_mutations(whole: Path, place: Path) -> None:
+    found = Counter[str]()
+    for seed, mutate in enumerate(_FOLDERS):
+        found += _fuzz_folders(whole, place, 2500, 100 + seed, mutate)
+    found += _fuzz_zips(whole, place, 2500, 200)
+    assert found.total() == 10_000
+    assert 5000 < found["refused"] < 10_000

@@ -75,7 +75,7 @@ def test_the_engine_goes_into_the_bundle_with_a_full_sidecar(
     assert sidecar.keys() == {
         "backend", "version", "compute_capabilities", "flags", "batch", "workspace_mb",
         "onnx_sha256", "sha256", "target", "scheme", "float_precision", "packages", "layers",
-        "device", "trtexec",
+        "device", "trtexec", "calibration",
     }  # fmt: skip
     assert sidecar["flags"] == ["STRONGLY_TYPED"]
     assert sidecar["sha256"] == entry.sha256

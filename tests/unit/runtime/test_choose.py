@@ -100,7 +100,7 @@ def test_a_fitting_engine_that_does_not_open_falls_back(
     assert "does not open here" in caplog.text
     machine(compute_capability="8.6")
     with load(folder) as model:
-        assert "built for SM 87, this GPU is SM 86" in model.choice.passed_over[0]
+        assert "built for SM 87; here SM 86" in model.choice.passed_over[0]
 
 
 def test_a_graph_runs_on_the_backend_that_it_was_measured_on(

@@ -11,6 +11,7 @@ import pytest
 
 from edgevision.bundle import add_engine, open_bundle
 from edgevision.errors import BundleError
+from edgevision.pipeline.bench import bench_bundle
 from edgevision.runtime.golden import check_golden
 
 Make = Callable[..., Path]
@@ -96,11 +97,29 @@ def test_a_pickle_in_an_npy_is_never_loaded(bundle: Path, tmp_path: Path) -> Non
     assert not flag.exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"\x93NUMPY", b"PK\x03\x04", b"\x93NUMPY\x01\x00\xff\xff{"])
+def _headed(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(3 * 3 * 64 * 4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"PK\x03\x04",
+        b"\x93NUMPY\x01\x00\xff\xff{",
+        _headed(b"{'descr': '<f4', 'shape': (3\n"),
+        _headed(b"(" * 3000 + b"\n"),
+        _headed(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 3, 8, 8)}\n"),
+        _headed(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9000000000000,)}\n"),
+    ],
+)
 def test_damaged_arrays(bundle: Path, data: bytes) -> None:
     _replace(bundle, "golden/tensor.npy", data)
     with open_bundle(bundle) as opened, pytest.raises(BundleError, match=r"tensor.npy"):
         check_golden(opened)
+    with pytest.raises(BundleError, match=r"tensor.npy"):
+        bench_bundle(bundle, artifact="shipped")
 
 
 def test_without_golden_vectors_nothing_is_proven(make_bundle: Make) -> None:
