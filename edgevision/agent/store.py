@@ -93,13 +93,17 @@ class Store:
         """
         path = self.path(name)
         part = path.with_name(f"{name}.part")
-        if path.is_file() and not part.exists():
-            return  # another process of this user has sent it meanwhile
-        found = sha256_file(part)
-        if found != name[:64]:
-            part.unlink()
+        try:
+            found = sha256_file(part)
+            if found == name[:64]:
+                part.replace(path)
+                return
+        except FileNotFoundError:
+            found = "no file"
+        # Other processes of this user may send the same, and one of them was first.
+        part.unlink(missing_ok=True)
+        if not path.is_file() or sha256_file(path) != name[:64]:
             raise InputError(f"A file arrived damaged: sha256 expected {name[:64]}, found {found}.")
-        part.replace(path)
 
     def offer(self, made: Path) -> dict[str, Any]:
         """What it takes to fetch the finished file ``made``: its path below the root, its hash."""

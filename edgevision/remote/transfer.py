@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from edgevision.errors import InputError
 from edgevision.files import sha256_file
+from edgevision.lazy import require
 
 if TYPE_CHECKING:
     import asyncssh
@@ -38,7 +39,9 @@ async def upload_part(sftp: asyncssh.SFTPClient, source: Path, path: str, told: 
     there = (await sftp.stat(part)).size or 0 if await sftp.exists(part) else 0
     # Of the last batch, pieces may be missing in the middle.
     place = max(0, min(there, total) // _BATCH - 1) * _BATCH
-    async with sftp.open(part, "r+b" if there else "wb") as file:
+    ssh = require("asyncssh")
+    # Made but never emptied: other processes that send the same write the same bytes into it.
+    async with sftp.open(part, ssh.FXF_WRITE | ssh.FXF_CREAT, encoding=None) as file:
         with source.open("rb") as reader:
             reader.seek(place)
             while data := reader.read(_BATCH):
@@ -87,7 +90,5 @@ async def _write(file: asyncssh.SFTPClientFile, data: bytes, place: int) -> None
 
 
 def _size(total: int) -> asyncssh.SFTPAttrs:
-    from edgevision.lazy import require
-
     attributes: asyncssh.SFTPAttrs = require("asyncssh").SFTPAttrs(size=total)
     return attributes
