@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -196,7 +197,8 @@ class Runner(ABC):
         self.output_specs = output_specs
         self._names = frozenset(spec.name for spec in input_specs)
         self._fits: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}  # last one that passed
-        self._pending: Pending | None = None
+        self._under_way: Callable[[], object] | None = None
+        self._pending: Callable[[], Pending | None] = lambda: None
         self._worker: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -220,12 +222,14 @@ class Runner(ABC):
     def infer_async(self, inputs: Arrays) -> Pending:
         """Start to run once and come back; the caller prepares the next image meanwhile.
 
-        One at a time: before the next call, ask for the result. Leave ``inputs`` alone until then.
-        Takes and raises what ``infer`` does.
+        One at a time: before the next call, ask for the result, or let go of it. Leave ``inputs``
+        alone until then. Takes and raises what ``infer`` does.
         """
         self._check(inputs)
-        self._pending = Pending(self._start_impl(inputs))
-        return self._pending
+        self._under_way = self._start_impl(inputs)
+        pending = Pending(self._under_way)
+        self._pending = weakref.ref(pending)
+        return pending
 
     def fork(self) -> Runner:
         """Another runner on what this one has loaded, for another thread; closed on its own.
@@ -243,10 +247,14 @@ class Runner(ABC):
     def _check(self, inputs: Arrays) -> None:
         if self._closed:
             raise UsageError("This runner was closed; open it again to infer.")
-        if self._pending is not None and self._pending.is_awaited:
-            raise UsageError(
-                "An inference is under way: ask for its result first, or use a fork of the runner."
-            )
+        if self._under_way is not None:
+            pending = self._pending()
+            if pending is not None and pending.is_awaited:
+                raise UsageError(
+                    "An inference is under way: ask for its result first, or use a fork of the "
+                    "runner."
+                )
+            self._finish()
         if inputs.keys() != self._names:
             raise InputError(f"Inputs expected: {sorted(self._names)}, given: {sorted(inputs)}.")
         for spec in self.input_specs:
@@ -265,12 +273,18 @@ class Runner(ABC):
         if self._closed:
             return
         self._closed = True
-        if self._pending is not None:
-            with suppress(Exception):  # told to whoever asks for the result
-                self._pending.result()
+        self._finish()
         if self._worker is not None:
             self._worker.shutdown()
         self._close_impl()
+
+    def _finish(self) -> None:
+        """Wait for what is under way; what goes wrong is told to whoever asks for the result."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            pending = self._pending()
+            with suppress(Exception):
+                (pending.result if pending is not None else under_way)()
 
     def __enter__(self) -> Runner:
         return self

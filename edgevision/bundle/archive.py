@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgevision.bundle import integrity
-from edgevision.bundle.integrity import SIGNATURE_NAME
 from edgevision.bundle.manifest import (
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     ArtifactEntry,
     Manifest,
     check_path,

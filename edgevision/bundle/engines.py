@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgevision.bundle.archive import write_archive
-from edgevision.bundle.integrity import ENGINES, SIGNATURE_NAME
+from edgevision.bundle.integrity import ENGINES
 from edgevision.bundle.manifest import (
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     ArtifactEntry,
     Manifest,
     Role,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgevision.bundle.manifest import MANIFEST_NAME, ArtifactEntry, Manifest
+from edgevision.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, ArtifactEntry, Manifest
 from edgevision.errors import BundleError
 from edgevision.files import sha256_file
 
@@ -18,7 +18,6 @@ MAX_TOTAL = 16 << 30
 MAX_FILES = 10_000
 CHUNK = 1 << 20
 
-SIGNATURE_NAME = "model.sig"  # of the manifest, and so not named in it
 # Engines are added one by one on the device; a build that was killed may leave a file here.
 ENGINES = "engines"
 

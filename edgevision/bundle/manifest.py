@@ -14,6 +14,7 @@ from edgevision.types import TensorSpec
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "model.sig"  # of the manifest, and so not named in it
 Role = Literal["baseline", "shipped", "candidate"]
 
 # Plain names only: no drive, backslash, dot-dot, hidden file, control or non-ASCII character, so
@@ -178,7 +179,7 @@ class Manifest(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        seen: set[str] = {MANIFEST_NAME}
+        seen: set[str] = {MANIFEST_NAME, SIGNATURE_NAME}
         for entry in self.artifacts:
             if check_path(entry.path).lower() in seen:
                 raise BundleError(f"Manifest names '{entry.path}' twice.")

@@ -21,6 +21,7 @@ class Bundle:
         source: what was opened.
         folder: where the files lie now.
         manifest: what they are.
+        manifest_bytes: what ``manifest`` was read from, as it was then.
         damaged: engine → what is wrong with its file; only where the bundle was opened so.
     """
 
@@ -29,12 +30,14 @@ class Bundle:
         source: Path,
         folder: Path,
         manifest: Manifest,
+        manifest_bytes: bytes,
         damaged: Mapping[str, str],
         temporary: TemporaryDirectory[str] | None = None,
     ) -> None:
         self.source = source
         self.folder = folder
         self.manifest = manifest
+        self.manifest_bytes = manifest_bytes
         self.damaged = damaged
         # Cleaned up at the latest when the object goes, also where nobody calls close.
         self._finalizer = weakref.finalize(self, temporary.cleanup) if temporary else None
@@ -88,15 +91,17 @@ def open_bundle(path: str | Path, *, strict: bool = True) -> Bundle:
     """
     source = Path(path)
     if source.is_dir():
-        manifest = parse_manifest(integrity.read_manifest_bytes(source))
+        data = integrity.read_manifest_bytes(source)
+        manifest = parse_manifest(data)
         damaged = integrity.check_folder(source, manifest, strict=strict)
-        return Bundle(source, source, manifest, damaged)
+        return Bundle(source, source, manifest, data, damaged)
     if not source.is_file():
         raise BundleError(f"No bundle at {source}.", hint="Give the folder or zip of a bundle.")
     temporary = TemporaryDirectory(prefix="edgevision-bundle-")
     try:
         manifest, damaged = extract(source, Path(temporary.name), strict=strict)
+        data = integrity.read_manifest_bytes(Path(temporary.name))
     except BaseException:
         temporary.cleanup()
         raise
-    return Bundle(source, Path(temporary.name), manifest, damaged, temporary)
+    return Bundle(source, Path(temporary.name), manifest, data, damaged, temporary)

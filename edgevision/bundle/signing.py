@@ -7,7 +7,7 @@ when a folder is packed into a zip. It lies beside it as ``model.sig``.
 from __future__ import annotations
 
 import contextlib
-import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgevision.bundle.archive import write_archive
-from edgevision.bundle.integrity import SIGNATURE_NAME
-from edgevision.bundle.manifest import MANIFEST_NAME
+from edgevision.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgevision.bundle.reader import Bundle, open_bundle
 from edgevision.errors import BundleError, EdgeVisionError, InputError, UsageError
 from edgevision.files import atomic_path, write_atomic
@@ -36,7 +35,7 @@ class Key:
         identity_token: for Sigstore, where no browser can ask.
 
     Raises:
-        UsageError: a certificate without a key.
+        UsageError: a certificate without a key, or with an encrypted one.
     """
 
     private_key: Path | None = None
@@ -48,6 +47,8 @@ class Key:
     def __post_init__(self) -> None:
         if self.private_key is None and (self.certificate is not None or self.chain):
             raise UsageError("A certificate goes with its private key: give both.")
+        if self.certificate is not None and self.password is not None:
+            raise UsageError("With a certificate the key must not be encrypted.")
         if self.certificate is None and self.chain:
             raise UsageError("Certificates of authorities go with one of the key: give it too.")
 
@@ -71,6 +72,8 @@ class Signer:
     authorities: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
+        if "" in (self.identity, self.issuer):
+            raise UsageError("Identity and issuer must not be empty: nobody would be checked.")
         if (self.identity is None) != (self.issuer is None):
             raise UsageError(
                 "An identity goes with who checked it: give identity and issuer.",
@@ -102,17 +105,20 @@ def sign_bundle(path: str | Path, key: Key) -> Path:
         InputError: a key or certificate cannot be used, or Sigstore cannot be reached.
         MissingExtraError: model-signing is not installed.
     """
-    with open_bundle(path) as bundle, TemporaryDirectory() as folder:
-        signature = Path(folder) / SIGNATURE_NAME
+    # Where it really lies: a link stays one.
+    with open_bundle(Path(path).resolve()) as bundle, _manifest_of(bundle) as manifest:
+        signature = manifest.with_name(SIGNATURE_NAME)
         for file in (key.private_key, key.certificate, *key.chain):
             _file(file)
         with _quiet("The bundle cannot be signed", InputError):
-            _signing(key).sign(bundle.folder / MANIFEST_NAME, signature)
+            _signing(key).sign(manifest, signature)
         write_atomic(bundle.folder / SIGNATURE_NAME, signature.read_bytes())
         if not bundle.source.is_file():
             return bundle.folder / SIGNATURE_NAME
+        mode = bundle.source.stat().st_mode
         with atomic_path(bundle.source) as temporary:
             write_archive(bundle.folder, bundle.manifest, temporary)
+        bundle.source.chmod(mode)
         return bundle.source
 
 
@@ -134,8 +140,18 @@ def check_signature(bundle: Bundle, signer: Signer) -> None:
         _file(file)
     with _quiet(f"The signature of {signer} cannot be checked", InputError):
         verifying = _verifying(signer)
-    with _quiet(f"The signature is not of {signer}, or the bundle was changed", BundleError):
-        verifying.verify(bundle.folder / MANIFEST_NAME, signature)
+    changed = f"The signature is not of {signer}, or the bundle was changed"
+    with _manifest_of(bundle) as manifest, _quiet(changed, BundleError):
+        verifying.verify(manifest, signature)
+
+
+@contextlib.contextmanager
+def _manifest_of(bundle: Bundle) -> Iterator[Path]:
+    """A file of our own with what ``bundle.manifest`` was read from: the one on disk may change."""
+    with TemporaryDirectory(prefix="edgevision-sign-") as folder:
+        path = Path(folder) / MANIFEST_NAME
+        path.write_bytes(bundle.manifest_bytes)
+        yield path
 
 
 def _signing(key: Key) -> Any:
@@ -171,12 +187,14 @@ def _file(path: Path | None) -> None:
 
 @contextlib.contextmanager
 def _quiet(what: str, error: type[EdgeVisionError]) -> Iterator[None]:
-    """Turn whatever the package raises into ``error``, and keep what it prints to itself."""
+    """Turn whatever the package raises into ``error``; what it says or asks is not our output."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(sys.stderr):
             yield
     except EdgeVisionError:
         raise
     except Exception as reason:  # parsers and cryptography raise anything
+        if isinstance(reason, AttributeError):  # of a key of another kind
+            reason = ValueError("an elliptic curve key is expected")
         words = " ".join(str(reason).split()).partition(": [")[0][:300] or type(reason).__name__
         raise error(f"{what}: {words}.") from reason

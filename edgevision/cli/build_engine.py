@@ -138,7 +138,9 @@ def _build_engine(
 
         write_kit(source, target, kit, **choices)
         console.print(f"Kit: {kit}", highlight=False, markup=False, soft_wrap=True)
-        console.print("On the board: sh build.sh; then here: edgevision import-kit result.tar.gz")
+        console.print(
+            "On the board: sh build.sh; what to do with its result: README.txt in the kit"
+        )
         return
     with machine_of(device) as machine, Phases(console) as phases:
         result = build_engine(

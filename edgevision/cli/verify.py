@@ -63,7 +63,7 @@ def _verify(
     from edgevision.pipeline.check import verify_bundle
 
     signer = None
-    if any((public_key, identity, issuer, authority)):
+    if any(given is not None for given in (public_key, identity, issuer, authority)):
         from edgevision.bundle.signing import Signer
 
         signer = Signer(public_key, identity, issuer, tuple(authority or ()))

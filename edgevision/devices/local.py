@@ -27,6 +27,8 @@ _PACKAGES = (
     "Pillow",
     "torch",
     "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
     "tensorrt-rtx",
     "cuda-bindings",
     "openvino",

@@ -23,7 +23,6 @@ from edgevision.kit.contents import Kit, parse_json
 from edgevision.kit.times import Times, read_times
 from edgevision.kit.trtexec import FLAGS
 from edgevision.pipeline.engine import sidecar_of
-from edgevision.pipeline.survey import is_of_model
 from edgevision.types import LayerInfo
 
 _FACT = re.compile(r"([a-z_0-9]{1,40}) (\S.*)")
@@ -97,7 +96,7 @@ def describe(folder: Path, kit: Kit, file: OnnxFile | None) -> Described:
         "flags": flags,
         **asked,
         **({"dla_fallback": _ON_GPU.findall(log)} if "dla_core" in asked else {}),
-        "build_seconds": float(_number(facts, "build_seconds")),
+        "build_seconds": max(0.0, float(_number(facts, "build_seconds"))),
         "onnx_sha256": kit.source.sha256,
         "sha256": sha256_file(engine),
     }
@@ -154,7 +153,7 @@ def _check_board(kit: Kit, jetson: Jetson | None) -> tuple[str, ...]:
         return ()
     if jetson is None:
         return (f"The device's files do not tell whether it is a {model}.",)
-    if not is_of_model(jetson.name, model):
+    if not kit.target.is_of(jetson.name):
         raise InputError(
             f"The kit is for '{kit.target.reference}', the engine was built on: {jetson.name}.",
             hint="Make a kit for that board, see `edgevision targets`.",
@@ -204,7 +203,7 @@ def _facts(text: str) -> dict[str, str]:
 
 def _number(facts: dict[str, str], name: str) -> int:
     text = facts.get(name, "")
-    if not re.fullmatch(r"\d{1,9}", text):
+    if not re.fullmatch(r"-?\d{1,12}", text):
         raise InputError(f"The result's {contents.FACTS} has no number '{name}': {text[:50]!r}.")
     return int(text)
 

@@ -20,6 +20,7 @@ _MOST_FILES = 2000
 _LARGE = frozenset({ENGINE, TIMING_CACHE})
 _MOST_BYTES = 8 << 30  # of each of the large ones
 _MOST_TEXT = 128 << 20  # of any other: ten seconds of times are some megabytes
+_MOST_TEXTS = 1 << 30  # of all others together
 _BLOCK = 512
 _PADDING = 1 << 20  # zeros after the end of an archive
 _CHUNK = 1 << 20
@@ -68,6 +69,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 def _unpack_members(stream: gzip.GzipFile, folder: Path, archive: str) -> None:
     written: set[str] = set()
+    texts = 0
     while True:
         block = _exactly(stream, _BLOCK)
         if not block.strip(b"\0"):
@@ -85,6 +87,9 @@ def _unpack_members(stream: gzip.GzipFile, folder: Path, archive: str) -> None:
             raise InputError(f"'{archive}' holds '{inner}' twice, or over {_MOST_FILES} files.")
         written.add(inner.lower())
         _check_size(inner, member.size)
+        texts += 0 if inner in _LARGE else member.size
+        if texts > _MOST_TEXTS:
+            raise InputError(f"'{archive}' expected: at most {_MOST_TEXTS} bytes of texts.")
         target = folder / inner
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import replace
 from importlib import resources
@@ -18,7 +19,7 @@ from edgevision.backends.base import BuildOptions, check_batch
 from edgevision.backends.onnx_file import OnnxFile, read_onnx
 from edgevision.backends.shapes import InputShapes
 from edgevision.bundle import open_bundle
-from edgevision.errors import InputError, UsageError
+from edgevision.errors import InputError, UnavailableError, UsageError
 from edgevision.files import files_of, publish_folder, sha256_bytes, sha256_file, write_json
 from edgevision.kit.contents import (
     GRAPH,
@@ -42,6 +43,14 @@ from edgevision.pipeline.engine import AS_PROVEN, batch_of, graph_for, options_f
 from edgevision.pipeline.half_engine import in_half
 from edgevision.targets import Target, load_target
 from edgevision.types import Precision
+
+# Option → the TensorRT that first has it, as docs/engines.md lists them.
+_SINCE = {
+    "builder_level": (8, 6),
+    "version_compatible": (8, 6),
+    "hardware_compatible": (8, 6),
+    "weight_streaming": (10, 0),
+}
 
 WARM_UP_MS = 1000
 SECONDS = 10
@@ -78,7 +87,7 @@ def write_kit(source: str | Path, target: str, folder: str | Path, **choices: An
             hint="Leave --kit out.",
         )
     options = replace(options_for(device, **choices), tactic_memory_mb=None)
-    path, place = Path(source), Path(folder)
+    path, place = Path(source), Path(folder).absolute()
     _check_place(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as temporary:
@@ -95,6 +104,7 @@ def write_kit(source: str | Path, target: str, folder: str | Path, **choices: An
             origin, graphs = _from_bundle(path, work, device)
         file = replace(read_onnx(work / graphs.flagged), path=Path(origin.path))
         if device.jetpack is not None:
+            _check_version(options, device.jetpack.tensorrt)
             check_opset(file, device.jetpack.tensorrt, is_rtx=False)
         told = trtexec_options(file, _shapes(file, options), options)
         (work / OPTIONS).write_text(_lines(graphs, told), encoding="utf-8")
@@ -118,6 +128,18 @@ def write_kit(source: str | Path, target: str, folder: str | Path, **choices: An
         (work / SUMS).write_text(sums, encoding="ascii")
         publish_folder(work, place)
     return kit
+
+
+def _check_version(options: BuildOptions, version: str) -> None:
+    """Refuse what the TensorRT on the board has no name for; the board's own says so too late."""
+    here = tuple(int(number) for number in version.split(".")[:2])
+    for name, since in _SINCE.items():
+        if getattr(options, name) not in (None, False) and here < since:
+            flag = "--" + name.replace("_", "-")
+            raise UnavailableError(
+                f"{flag} takes TensorRT {since[0]}.{since[1]}, the board's JetPack has {version}.",
+                hint=f"Leave {flag} out.",
+            )
 
 
 def _check_place(place: Path) -> None:
@@ -193,7 +215,7 @@ def _readme(device: Target, origin: KitSource) -> str:
         source=origin.path,
         destination="--bundle BUNDLE"
         if origin.bundle
-        else f"--out {Path(origin.path).stem}.engine",
+        else f"--out {shlex.quote(f'{Path(origin.path).stem}.engine')}",
     )
 
 

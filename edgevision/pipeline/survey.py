@@ -168,7 +168,7 @@ def status_of(setup: JetsonSetup) -> JetsonStatus:
 def _target_of(jetson: JetsonSetup) -> str | None:
     for name in target_names():
         target = load_target(name)
-        if target.device_model is not None and is_of_model(jetson.name, target.device_model):
+        if target.device_model is not None and target.is_of(jetson.name):
             known = {jetpack.version for jetpack in target.jetpacks}
             return f"{name}@{jetson.jetpack}" if jetson.jetpack in known else name
     return None
@@ -215,9 +215,9 @@ def graph_backend(target: Target) -> str:
 
 def status_there(target: Target, machine: Machine) -> TargetStatus:
     """The same of a machine at the end of a connection."""
-    model, name = target.device_model, machine.facts.name
-    if model is not None and not is_of_model(name, model):
-        other = Availability(False, f"it is no {model} but {name}")
+    name = machine.facts.name
+    if not target.is_of(name):
+        other = Availability(False, f"it is no {target.device_model} but {name}")
         return TargetStatus(target, other, other)
     return TargetStatus(target, machine.can_build(target.backend), machine.can_run(target.backend))
 
@@ -269,14 +269,9 @@ def _elsewhere(target: Target, machine: DeviceInfo) -> Availability | None:
                 f"JetPack {target.jetpack.version} has Python {target.jetpack.python}, EdgeVision "
                 "needs 3.10: build there with trtexec, from a kit (--kit)",
             )
-    if is_of_model(machine.name, model):
+    if target.is_of(machine.name):
         return None
     return Availability(False, f"its engines are built and run on the {model} itself")
-
-
-def is_of_model(machine: str, model: str) -> bool:
-    """Whether a machine of that name is of that ``device_model``."""
-    return set(model.lower().split()) <= set(machine.lower().split())
 
 
 def extras() -> list[ExtraStatus]:

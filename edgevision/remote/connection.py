@@ -59,6 +59,8 @@ class Connection:
         # Transfers that are under way when a connection goes have nobody left to tell.
         self._loop.set_exception_handler(lambda loop, context: None)
         self._broken: EdgeVisionError | None = None
+        # The agent answers one request after another. Held for longer by who needs several.
+        self.alone = threading.RLock()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._connection: asyncssh.SSHClientConnection | None = None
@@ -79,10 +81,11 @@ class Connection:
             EdgeVisionError: the one that it raised there.
             UnavailableError: the connection or the agent is gone.
         """
-        if self._broken is not None:
-            raise self._broken
         request = json.dumps({"task": task, "arguments": arguments})
-        return self.run(self._asked(request, progress))
+        with self.alone:
+            if self._broken is not None:
+                raise self._broken
+            return self.run(self._asked(request, progress))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for ``work``; what goes wrong with the connection comes out as our errors."""

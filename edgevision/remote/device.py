@@ -237,8 +237,9 @@ class _RemoteRunner(Runner):
 
     def _infer_impl(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         name = self._device._send_arrays(inputs, f"inputs-{self._number}.npz")
-        offered = self._device._connection.call("infer", number=self._number, inputs=name)
-        with tempfile.TemporaryDirectory() as folder:
+        # The next inference there, of whichever runner, writes to the same file.
+        with self._device._connection.alone, tempfile.TemporaryDirectory() as folder:
+            offered = self._device._connection.call("infer", number=self._number, inputs=name)
             path = Path(folder) / "outputs.npz"
             self._device.fetch(offered, path, None)
             return read_arrays(path)

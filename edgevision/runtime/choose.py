@@ -160,8 +160,22 @@ def engine_obstacle(bundle: Bundle, entry: ArtifactEntry, machine: Machine) -> s
     missing = _backend_obstacle(entry.backend, machine)
     if missing is not None or entry.backend is None:
         return bundle.damaged.get(entry.path, missing)
-    obstacle = bundle.damaged.get(entry.path) or engine_misfit(entry.meta, entry.backend, machine)
+    obstacle = (
+        bundle.damaged.get(entry.path)
+        or _other_board(entry, machine.facts.name)
+        or engine_misfit(entry.meta, entry.backend, machine)
+    )
     return None if obstacle is None else or_rebuild(bundle, entry, obstacle, machine)
+
+
+def _other_board(entry: ArtifactEntry, name: str) -> str | None:
+    """Boards of one GPU differ in memory and cores: an engine is for the one it was built on."""
+    from edgevision.targets import load_target, target_names
+
+    if entry.target not in target_names():
+        return None
+    target = load_target(entry.target)
+    return None if target.is_of(name) else f"built for {target.device_model}; here {name}"
 
 
 def or_rebuild(bundle: Bundle, entry: ArtifactEntry, obstacle: str, machine: Machine) -> str:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     Compared = tuple[str, str, bool]  # built for, here, whether that fits
 
-# Backend → its name for people, and the package whose version is compared.
-_SDKS = {"tensorrt": ("TensorRT", "tensorrt"), "tensorrt_rtx": ("TensorRT-RTX", "tensorrt-rtx")}
+# Backend → its name for people, and the packages of which one's version is compared.
+_SDKS = {
+    "tensorrt": ("TensorRT", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
+    "tensorrt_rtx": ("TensorRT-RTX", ("tensorrt-rtx",)),
+}
 # Where a version-compatible engine of the first major version runs on the second: these pairs
 # alone, by the support matrix of TensorRT 11.4.
 _LATER_MAJORS = frozenset({(8, 10), (10, 11)})
@@ -56,8 +59,9 @@ def engine_misfit(meta: Mapping[str, Any], backend: str, machine: Machine) -> st
 
 def _version(meta: Mapping[str, Any], backend: str, there: Mapping[str, str]) -> Compared | None:
     """An engine is for one release; a version-compatible one for later ones too."""
-    name, package = _SDKS.get(backend, ("", ""))
-    made_by, here = meta.get("version"), there.get(package)
+    name, packages = _SDKS.get(backend, ("", ()))
+    here = next((there[package] for package in packages if package in there), None)
+    made_by = meta.get("version")
     old, new = _release(made_by), _release(here)
     if old is None or new is None:
         return None
@@ -71,9 +75,8 @@ def _version(meta: Mapping[str, Any], backend: str, there: Mapping[str, str]) ->
 
 def _release(version: Any) -> tuple[int, ...] | None:
     """(major, minor, patch), as far as ``version`` names them; the build does not count."""
-    if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        return None
-    return tuple(map(int, version.split(".")[:3]))
+    found = _VERSION.match(version) if isinstance(version, str) else None
+    return tuple(map(int, found[0].split(".")[:3])) if found else None
 
 
 def _compute_capability(meta: Mapping[str, Any], facts: DeviceInfo) -> Compared | None:
@@ -83,12 +86,14 @@ def _compute_capability(meta: Mapping[str, Any], facts: DeviceInfo) -> Compared 
     if not names:
         return None
     here = (facts.compute_capability or "").replace(".", "")
+    if not here:
+        return None
     built, fits = f"SM {', '.join(names)}", here in names
     level = meta.get("hardware_compatibility")
     if isinstance(level, str) and level in _LEVELS:
         built = f"SM {_LEVELS[level]}+"
         fits = here.isdecimal() and int(here) >= _LEVELS[level]
-    return built, f"SM {here or 'unknown'}", fits
+    return built, f"SM {here}", fits
 
 
 def _platform(meta: Mapping[str, Any], backend: str, facts: DeviceInfo) -> Compared | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgevision.errors import BundleError, EdgeVisionError
+from edgevision.errors import BundleError, EdgeVisionError, LostConnectionError
 from edgevision.runtime.choose import ranked
 from edgevision.runtime.inputs import read_image
 from edgevision.runtime.session import load
@@ -107,7 +107,9 @@ def check_golden(
             continue
         try:
             checks += _check_outputs(bundle, golden, entry, reference, tensor, threads, machine)
-        except EdgeVisionError as error:
+        except (BundleError, LostConnectionError):
+            raise
+        except EdgeVisionError as error:  # a driver may refuse what fits by its sidecar
             if entry.kind != "engine":
                 raise
             skipped.append(f"{entry.path}: {error.message}")

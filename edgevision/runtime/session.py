@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from edgevision.backends.base import Artifact, Pending, Runner
     from edgevision.bundle import ArtifactEntry, Bundle
+    from edgevision.bundle.signing import Signer
     from edgevision.machine import Machine
 
     Outputs = dict[str, npt.NDArray[Any]]
@@ -253,6 +254,7 @@ def load(
     artifact: str | None = None,
     threads: int | None = None,
     machine: Machine | None = None,
+    signer: Signer | None = None,
 ) -> Model:
     """Open a bundle with the best artifact that this machine can run.
 
@@ -268,10 +270,12 @@ def load(
             None to choose.
         threads: of the CPU, None for the SDK's own choice.
         machine: that runs the network, None for this one. Images are read and prepared here.
+        signer: who must have signed the bundle, checked after the hashes and before anything is
+            opened; None to ask nobody.
 
     Raises:
         BundleError: the bundle is damaged, tampered with or of an unknown version, in more than
-            engines that were not named.
+            engines that were not named, or not signed by ``signer``.
         UnavailableError: nothing in it runs here, or ``artifact`` does not; says why.
         UsageError: ``artifact`` names nothing that can be run.
 
@@ -284,6 +288,10 @@ def load(
     owned = not isinstance(path, Bundle)
     bundle = path if isinstance(path, Bundle) else open_bundle(path, strict=False)
     try:
+        if signer is not None:
+            from edgevision.bundle.signing import check_signature
+
+            check_signature(bundle, signer)
         runner, choice = _open(bundle, artifact, threads, machine or ThisMachine())
         try:
             return Model(bundle, runner, choice, owns_bundle=owned)
@@ -299,10 +307,18 @@ def load(
 def _open(
     bundle: Bundle, artifact: str | None, threads: int | None, machine: Machine
 ) -> tuple[Runner, Choice]:
+    image_shape = bundle.manifest.preprocess().input_shape
+
     def opened(entry: ArtifactEntry) -> Runner:
-        return machine.open(
+        runner = machine.open(
             _artifact(bundle, entry, backend_for(entry, machine)[0]), threads=threads
         )
+        try:
+            _image_input(runner, entry, image_shape)
+        except BaseException:
+            runner.close()
+            raise
+        return runner
 
     if artifact is not None:
         entry = asked_for(bundle.manifest, artifact)

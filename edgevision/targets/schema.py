@@ -108,6 +108,11 @@ class Target(TargetFacts):
     jetpacks: tuple[JetPack, ...] = ()
     jetpack: JetPack | None = None
 
+    def is_of(self, machine: str) -> bool:
+        """Whether a machine of that name is of ``device_model``; any is where there is none."""
+        wanted = set((self.device_model or "").lower().split())
+        return wanted <= set(machine.lower().split())
+
     @property
     def reference(self) -> str:
         """The name with the JetPack, e.g. ``jetson-orin-nano@6.2``."""

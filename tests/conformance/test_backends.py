@@ -216,8 +216,13 @@ def test_one_inference_is_under_way_at_a_time(runner: Runner) -> None:
     with pytest.raises(InputError, match="expected"):
         runner.infer_async({})
     runner.infer(others)
-    runner.infer_async(inputs)
+    runner.infer_async(others)  # nobody asks for it
+    for name, array in runner.infer(inputs).items():
+        np.testing.assert_array_equal(array, expected[name])
+    late = runner.infer_async(inputs)
     runner.close()  # waits
+    for name, array in late.result().items():
+        np.testing.assert_array_equal(array, expected[name])
     with pytest.raises(UsageError, match="closed"):
         runner.infer_async(inputs)
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from edgevision.bundle import add_engine, open_bundle, write_zip
 from edgevision.bundle.signing import Key, Signer, check_signature, sign_bundle
 from edgevision.errors import BundleError, InputError, UsageError
+from edgevision.runtime import load
 
 Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -130,6 +131,47 @@ def test_a_signature_as_large_as_none_is_not_read(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+def test_what_is_checked_is_what_was_opened(
+    bundle: Path, keys: tuple[Path, Path], tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    sign_bundle(bundle, Key(keys[0]))
+    signed = (bundle / "manifest.json").read_bytes()
+    text = signed.replace(b'"cat"', b'"cow"')
+    assert text != signed
+    (bundle / "manifest.json").write_bytes(text)
+    opened = open_bundle(bundle)
+    (bundle / "manifest.json").write_bytes(signed)
+    with pytest.raises(BundleError, match="was changed"):
+        check_signature(opened, Signer(public_key=keys[1]))
+
+
+def test_a_bundle_is_loaded_only_if_it_was_signed(bundle: Path, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(BundleError, match="is not signed"):
+        load(bundle, signer=Signer(public_key=keys[1]))
+
+
+def test_no_artifact_is_called_like_the_signature(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    for name in ("model.sig", "model.sig/x"):
+        manifest["artifacts"][0]["path"] = name
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match=r"model\.sig"):
+            open_bundle(bundle)
+
+
+def test_a_link_to_a_zip_stays_one_and_the_zip_is_signed(
+    bundle: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    packed = write_zip(bundle, tmp_path / "packed.zip")
+    packed.chmod(0o600)
+    (tmp_path / "link.zip").symlink_to(packed)
+    sign_bundle(tmp_path / "link.zip", Key(keys[0]))
+    assert (tmp_path / "link.zip").is_symlink()
+    assert packed.stat().st_mode & 0o777 == 0o600
+    with open_bundle(packed) as opened:
+        check_signature(opened, Signer(public_key=keys[1]))
+
+
 def test_an_engine_takes_the_signature_with_it(
     bundle: Path,
     keys: tuple[Path, Path],
@@ -164,8 +206,11 @@ def test_keys_that_cannot_be_used_are_named(
     broken = tmp_path / "broken.pem"
     broken.write_text("-----BEGIN PRIVATE KEY-----")
     foreign, _ = write_keys(tmp_path / "rsa", rsa.generate_private_key(65537, 2048))
-    for path in (broken, foreign):
-        with pytest.raises(InputError, match="cannot be signed"):
+    for path, told in (
+        (broken, "cannot be signed"),
+        (foreign, "an elliptic curve key is expected"),
+    ):
+        with pytest.raises(InputError, match=told):
             sign_bundle(bundle, Key(path))
     sign_bundle(bundle, Key(keys[0]))
     with open_bundle(bundle) as opened:
@@ -204,6 +249,11 @@ def test_one_way_to_check_is_asked_for() -> None:
         Signer(public_key=Path("a"), authorities=(Path("b"),))
     with pytest.raises(UsageError, match="who checked it"):
         Signer(identity="me@example.com")
+    for identity, issuer in (("", ""), ("me@example.com", ""), ("", "https://example.com")):
+        with pytest.raises(UsageError, match="must not be empty"):
+            Signer(identity=identity, issuer=issuer)
+    with pytest.raises(UsageError, match="must not be encrypted"):
+        Key(Path("a"), password="secret", certificate=Path("b"))
     with pytest.raises(UsageError, match="private key"):
         Key(certificate=Path("a"))
 

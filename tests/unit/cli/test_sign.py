@@ -52,6 +52,7 @@ def test_unsigned_is_told_before_anything_is_opened(
         (["sign", "b", "--key", "k", "--identity-token", "t"], "goes with --sigstore"),
         (["sign", "b", "--key", "k", "--chain", "c"], "give it too"),
         (["verify", "b", "--identity", "me@example.com"], "identity and issuer"),
+        (["verify", "b", "--identity", "", "--issuer", ""], "must not be empty"),
         (["verify", "b", "--public-key", "k", "--authority", "c"], "in one way"),
     ],
 )

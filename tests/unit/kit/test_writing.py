@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -134,3 +135,27 @@ def test_only_a_kit_that_was_not_run_is_replaced(tmp_path: Path) -> None:
         write_kit(net, NANO, folder)
     with pytest.raises(InputError, match="is no kit"):
         write_kit(net, NANO, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("board", "option"),
+    [("5.1", "builder_level"), ("5.1", "version_compatible"), ("6.0", "weight_streaming")],
+)
+def test_options_that_the_board_has_no_name_for_are_refused_here(
+    board: str, option: str, tmp_path: Path
+) -> None:
+    net = float_net(tmp_path / "net.onnx", opset=17)
+    choices: dict[str, Any] = {option: 3 if option == "builder_level" else True}
+    with pytest.raises(UnavailableError, match=f"--{option.replace('_', '-')} takes TensorRT"):
+        write_kit(net, f"jetson-orin-nano@{board}", tmp_path / "kit", **choices)
+    assert not (tmp_path / "kit").exists()
+
+
+def test_a_kit_goes_into_the_empty_folder_that_one_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = float_net(tmp_path / "net.onnx", opset=17)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_kit(net, "jetson-orin-nano@6.2", ".")
+    assert (tmp_path / "here" / "build.sh").is_file()

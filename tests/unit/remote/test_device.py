@@ -368,6 +368,25 @@ def test_nothing_is_asked_after_an_answer_was_given_up(server: Server, graph: Ar
             device.send([graph.path])
 
 
+def test_two_that_are_open_at_once_get_their_own_answers(server: Server, graph: Artifact) -> None:
+    feeds = [
+        {name: np.full_like(array, value) for name, array in inputs_of(graph).items()}
+        for value in (1, 2)
+    ]
+    with (
+        connect(server.url, **server.options) as device,
+        device.open(graph) as first,
+        device.open(graph) as second,
+    ):
+        alone = [runner.infer(fed) for runner, fed in zip((first, second), feeds, strict=True)]
+        for _ in range(4):
+            pending = first.infer_async(feeds[0])
+            beside = second.infer(feeds[1])
+            for found, expected in ((pending.result(), alone[0]), (beside, alone[1])):
+                for name, array in expected.items():
+                    np.testing.assert_array_equal(found[name], array)
+
+
 def test_nothing_is_asked_after_the_end(server: Server, graph: Artifact) -> None:
     with connect(server.url, **server.options) as device:
         pass

@@ -13,7 +13,7 @@ from edgevision.machine import ThisMachine
 from edgevision.types import Availability, DeviceInfo, TensorSpec
 
 
-class _Channels(Runner):
+class Channels(Runner):
     """Plays an opened engine of the tests' bundles: the mean of each colour channel."""
 
     def __init__(self) -> None:
@@ -75,4 +75,4 @@ class Board(ThisMachine):
             return super().open(artifact, threads=threads)
         backend._plan(artifact)
         self.deserialized.append(artifact.path.name)
-        return _Channels()
+        return Channels()

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from edgevision.backends.base import Artifact, Runner
 from edgevision.bundle import add_engine, open_bundle, write_zip
 from edgevision.bundle.engines import engine_sidecar
-from edgevision.errors import BundleError, UnavailableError
+from edgevision.errors import BundleError, UnavailableError, UsageError
+from edgevision.machine import ThisMachine
 from edgevision.pipeline.check import verify_bundle
 from edgevision.pipeline.engine import build_engine
 from edgevision.runtime import load
-from tests.unit.runtime.boards import Board
+from edgevision.types import TensorSpec
+from tests.unit.runtime.boards import Board, Channels
 
 
 @pytest.fixture
@@ -86,6 +89,44 @@ def test_another_engine_takes_its_place(built: tuple[Path, Path], tmp_path: Path
         assert model.choice.path.endswith("/other.engine")
         assert len(model.choice.passed_over) == 1
     assert board.deserialized == ["other.engine"]
+
+
+def test_the_engine_of_another_board_with_the_same_gpu_is_left_alone(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, engine = built
+    sidecar = json.loads(Path(f"{engine}.json").read_bytes()) | {"compute_capabilities": ["87"]}
+    for target in ("jetson-agx-orin", "jetson-orin-nano"):
+        copy = tmp_path / f"{target}.engine"
+        shutil.copyfile(engine, copy)
+        add_engine(folder, target, copy, sidecar, backend="tensorrt_rtx", scheme="tensorrt")
+    _flip(engine)
+    board = Board(sm="8.7", name="NVIDIA Jetson Orin Nano 8GB")
+    with load(folder, machine=board) as model:
+        assert model.choice.path.endswith("/jetson-orin-nano.engine")
+        assert any("built for AGX Orin; here" in line for line in model.choice.passed_over)
+    assert board.deserialized == ["jetson-orin-nano.engine"]
+
+
+def test_an_engine_for_other_images_is_passed_over(
+    built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Runner] = []
+
+    def other(self: Board, artifact: Artifact, *, threads: int | None = None) -> Runner:
+        runner = ThisMachine.open(self, artifact) if artifact.path.suffix == ".onnx" else Channels()
+        if isinstance(runner, Channels):
+            runner.input_specs = (TensorSpec("input", ("batch", 3, 99, 99)),)
+            opened.append(runner)
+        return runner
+
+    monkeypatch.setattr(Board, "open", other)
+    with load(built[0], machine=Board()) as model:
+        assert model.choice.backend == "onnxruntime"
+        assert "the preprocessing gives" in model.choice.passed_over[0]
+    (engine,) = opened
+    with pytest.raises(UsageError, match="closed"):
+        engine.infer({})
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

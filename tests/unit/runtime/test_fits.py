@@ -30,6 +30,8 @@ def misfit(meta: dict[str, Any], board: Board, backend: str = "tensorrt") -> str
         ("8.6.2.3", "11.4.0", True, False),
         ("10.3.0.26", "11.4.0.1", True, True),
         ("11.4.0.1", "10.3.0", True, False),
+        ("10.3.0.30", "10.7.0.post1", False, False),
+        ("8.6.2.3", "8.6.2-1+cuda12", False, True),
     ],
 )
 def test_versions(built: str, here: str, compatible: bool, fits: bool) -> None:
