@@ -15,6 +15,9 @@ it as its steps allow. All are fine-tuned alike: the same epochs, recipe and dis
 unpruned network, then quantized alike (x86-vnni, 512 images). The seed is that of the fine-tuning
 and of the images that the search sees. Accuracy is that of the INT8 graph on all 10 000 test
 images. The times in the result are of one interleaved run of all graphs of a network at the end.
+They come near the time asked for, not upon it: `at_equal_time` is the accuracy that each way and
+seed has at exactly that speed-up, on the line through its own two nearest networks, over the
+logarithm of the speed-up.
 Interrupted, run it again: it carries on. Several processes with the same --out may each take
 their --seeds; the one that finds every candidate done takes the times.
 Writes results/prune_to_time.json.
@@ -346,8 +349,9 @@ def main() -> None:
         row["int8_times_fp32"] = 1 / found.ratios["fp32"].value
         row["threads"], row["environment"] = arguments.threads, environment()
         row["summary"] = summary(row["runs"])
+        row["at_equal_time"] = at_equal_time(row["runs"])
         write_json(arguments.result, result)
-        print(json.dumps(row["summary"], indent=1))
+        print(json.dumps(row["at_equal_time"], indent=1))
 
 
 def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -361,6 +365,21 @@ def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 key: [round(float(f(v)), 3) for f in (np.mean, np.min, np.max)]
                 for key, v in values.items()
             }
+    return told
+
+
+def at_equal_time(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """By speed-up and way: INT8 accuracy of each seed at exactly that measured speed-up."""
+    told: dict[str, Any] = {}
+    for way in WAYS:
+        for seed in sorted({run["seed"] for run in runs.values()}):
+            own = [run for run in runs.values() if (run["way"], run["seed"]) == (way, seed)]
+            points = sorted((np.log(run["measured_speedup"]), run["int8"]) for run in own)
+            for speedup in SPEEDUPS:
+                near = sorted(points, key=lambda point: abs(point[0] - np.log(speedup)))[:2]
+                (x0, y0), (x1, y1) = sorted(near)
+                found = y0 + (y1 - y0) * (np.log(speedup) - x0) / (x1 - x0)
+                told.setdefault(f"{speedup:g}", {}).setdefault(way, []).append(round(found, 2))
     return told
 
 
