@@ -14,7 +14,7 @@ from typing import IO
 
 from edgevision.errors import InputError
 from edgevision.files import sha256_file
-from edgevision.kit.contents import ENGINE, FACTS, KIT, RESULT, SUMS, TIMING_CACHE, is_plain
+from edgevision.kit.contents import ENGINE, FACTS, KIT, RESULT, SCRIPT, SUMS, TIMING_CACHE, is_plain
 
 _MOST_FILES = 2000
 _LARGE = frozenset({ENGINE, TIMING_CACHE})
@@ -42,6 +42,10 @@ def opened_result(place: Path) -> Iterator[Path]:
     """
     if place.is_dir():
         folder = place / RESULT if (place / RESULT).is_dir() else place  # the kit itself will do
+        if (folder / SCRIPT).is_file():
+            raise InputError(
+                f"The kit in {place} was not run yet.", hint="On the board, in it: sh build.sh"
+            )
         if not (folder / SUMS).is_file():
             raise InputError(f"{place} holds no result: there is no {SUMS}.", hint=_NO_SUCH)
         _check(folder)

@@ -12,7 +12,7 @@ from edgevision.backends.base import ShapeRange
 from edgevision.backends.shapes import InputShapes
 from edgevision.errors import InputError, ModelError, UnavailableError, UsageError
 from edgevision.files import sha256_file
-from edgevision.kit import write_kit
+from edgevision.kit import import_kit, write_kit
 from edgevision.kit.contents import parse_kit
 from edgevision.types import Precision
 from tests.conformance.graphs import float_net, quantized_net
@@ -159,3 +159,10 @@ def test_a_kit_goes_into_the_empty_folder_that_one_stands_in(
     monkeypatch.chdir(tmp_path / "here")
     write_kit(net, "jetson-orin-nano@6.2", ".")
     assert (tmp_path / "here" / "build.sh").is_file()
+
+
+def test_a_kit_that_was_not_run_has_no_result(tmp_path: Path) -> None:
+    net = float_net(tmp_path / "net.onnx", opset=17)
+    write_kit(net, "jetson-orin-nano@6.2", tmp_path / "kit")
+    with pytest.raises(InputError, match="was not run yet"):
+        import_kit(tmp_path / "kit", out=tmp_path / "net.engine")
