@@ -26,9 +26,9 @@ ENGINE = "model.engine"
 TIMING_CACHE = "timing.cache"
 LAYERS = "layers.json"
 TIMES = "times.json"
-BUILD_LOG, MEASURE_LOG = "build.log", "measure.log"
-BUILD_ARGS, MEASURE_ARGS = "build.args", "measure.args"
-NVPMODEL, CLOCKS, PACKAGES = "nvpmodel.txt", "jetson_clocks.txt", "packages.txt"
+BUILD_LOG = "build.log"
+BUILD_ARGS = "build.args"
+NVPMODEL, PACKAGES = "nvpmodel.txt", "packages.txt"
 DEVICE = "device"  # files of /proc, /sys, /etc and /var, in folders of the same names
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+.-]{0,99}")

@@ -36,12 +36,12 @@ async def upload_part(sftp: asyncssh.SFTPClient, source: Path, path: str, told: 
     """
     part = f"{path}.part"
     total = source.stat().st_size
-    there = (await sftp.stat(part)).size or 0 if await sftp.exists(part) else 0
-    # Of the last batch, pieces may be missing in the middle.
-    place = max(0, min(there, total) // _BATCH - 1) * _BATCH
     ssh = require("asyncssh")
     # Made but never emptied: other processes that send the same write the same bytes into it.
     async with sftp.open(part, ssh.FXF_WRITE | ssh.FXF_CREAT, encoding=None) as file:
+        there = (await file.stat()).size or 0
+        # Of the last batch, pieces may be missing in the middle.
+        place = max(0, min(there, total) // _BATCH - 1) * _BATCH
         with source.open("rb") as reader:
             reader.seek(place)
             while data := reader.read(_BATCH):
